@@ -1,0 +1,33 @@
+"""``resume=auto``: finding the run that the same command left unfinished."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+
+def unfinished_stamp(arguments: Sequence[str], root: Path = Path()) -> str | None:
+    """Stamp of the newest run, or sweep, that these command-line arguments began; ``None`` begins a new one.
+
+    A run counts as unfinished while it has a checkpoint and no ``metrics.json``. A sweep is taken up again in any case:
+    its finished jobs are skipped.
+    """
+    if "resume=auto" not in arguments:
+        return None
+    wanted = {a for a in arguments if "=" in a and not a.startswith(("resume=", "-"))}
+    is_sweep = "-m" in arguments or "--multirun" in arguments
+    candidates = _sweeps(root) if is_sweep else _runs(root)
+    matching = [folder for folder, overrides in candidates if {o for o in overrides if o != "resume=auto"} == wanted]
+    return max((folder.name for folder in matching), default=None)
+
+
+def _runs(root: Path) -> Iterator[tuple[Path, list[str]]]:
+    for file in root.glob("outputs/*/*/*/.hydra/overrides.yaml"):
+        folder = file.parent.parent
+        if (folder / "checkpoints" / "last.ckpt").is_file() and not (folder / "metrics.json").is_file():
+            yield folder, list(OmegaConf.load(file))
+
+
+def _sweeps(root: Path) -> Iterator[tuple[Path, list[str]]]:
+    for file in root.glob("multirun/*/*/*/multirun.yaml"):
+        yield file.parent, list(OmegaConf.load(file).hydra.overrides.task)

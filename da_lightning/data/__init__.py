@@ -1,0 +1,1 @@
+"""Source and target loaders that all families share: order, batches, checks of folders."""

@@ -1,0 +1,151 @@
+"""The data module all families share: a source and a target loader side by side, and named test sets."""
+
+import logging
+from collections.abc import Sized
+from typing import Literal, cast
+
+import lightning.pytorch as L
+import torch
+from lightning.pytorch.utilities.combined_loader import CombinedLoader
+from torch.utils.data import DataLoader, Dataset
+
+from da_lightning.data.samplers import PassSampler, ShardSampler
+from da_lightning.errors import DataError
+
+log = logging.getLogger(__name__)
+
+
+class SourceTargetDataModule(L.LightningDataModule):
+    """Yields ``{"source": sample, "target": sample}`` in training and one named set after another in validation and test.
+
+    Training sets are indexed by a :data:`~da_lightning.data.samplers.Draw`, all others by a plain index.
+
+    Args:
+        source, target: Training sets.
+        tests: Test sets by name; results are reported as ``<name>/<metric>``. Target labels exist here alone.
+        validations: Labelled sets that may be watched during training; source-like, never the target.
+        batch_size: Source and target samples in a batch *on each device*.
+        target_batch_size: Target samples, if other than ``batch_size``.
+        eval_batch_size: Samples in a validation or test batch.
+        mode: Length of an epoch: until the larger domain (``max_size_cycle``) or the smaller one (``min_size``) is used up.
+        iterations_per_epoch: Length of an epoch in batches; ``None`` leaves it to ``mode``.
+        num_workers: Loader processes of each domain; the samples do not depend on their number.
+        pin_memory: Page-locked batches, for GPUs.
+        seed: Of order and augmentation.
+    """
+
+    def __init__(
+        self,
+        source: Dataset,
+        target: Dataset,
+        tests: dict[str, Dataset] | None = None,
+        validations: dict[str, Dataset] | None = None,
+        batch_size: int = 1,
+        target_batch_size: int | None = None,
+        eval_batch_size: int = 1,
+        mode: Literal["max_size_cycle", "min_size"] = "max_size_cycle",
+        iterations_per_epoch: int | None = None,
+        num_workers: int = 0,
+        pin_memory: bool = False,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.source, self.target = source, target
+        self.tests, self.validations = tests or {}, validations or {}
+        self.batch_sizes = {"source": batch_size, "target": target_batch_size or batch_size}
+        self.eval_batch_size = eval_batch_size
+        self.mode, self.iterations_per_epoch = mode, iterations_per_epoch
+        self.num_workers, self.pin_memory, self.seed = num_workers, pin_memory, seed
+        self._samplers: dict[str, PassSampler] = {}
+        self._source_share = 1.0
+        for name, dataset in (("source", source), ("target", target)):
+            self._check_filled(name, dataset)
+
+    @property
+    def test_names(self) -> list[str]:
+        return list(self.tests)
+
+    @property
+    def validation_names(self) -> list[str]:
+        return list(self.validations)
+
+    @property
+    def source_share(self) -> float:
+        """Share of source samples in use from the next epoch on; smaller shares are subsets of larger ones."""
+        return self._source_share
+
+    @source_share.setter
+    def source_share(self, share: float) -> None:
+        self._source_share = share
+        if "source" in self._samplers:
+            self._samplers["source"].indices = self._source_indices()
+
+    def _source_indices(self) -> list[int]:
+        size = len(cast(Sized, self.source))
+        order = torch.randperm(size, generator=torch.Generator().manual_seed(self.seed))
+        return sorted(order[: max(1, round(self._source_share * size))].tolist())
+
+    @property
+    def _rank(self) -> int:
+        return self.trainer.global_rank if self.trainer else 0
+
+    @property
+    def _world_size(self) -> int:
+        return self.trainer.world_size if self.trainer else 1
+
+    def _check_filled(self, name: str, dataset: Dataset) -> None:
+        size, batch = len(cast(Sized, dataset)), self.batch_sizes[name]
+        if size < batch:
+            raise DataError(
+                f"The {name} set has {size} samples, fewer than one batch of {batch}: lower data.batch_size or give it more."
+            )
+
+    def epoch_length(self) -> int:
+        """Batches in an epoch, on each device."""
+        if self.iterations_per_epoch:
+            return self.iterations_per_epoch
+        batches = [
+            len(cast(Sized, dataset)) // (self.batch_sizes[name] * self._world_size)
+            for name, dataset in (("source", self.source), ("target", self.target))
+        ]
+        return max(1, max(batches) if self.mode == "max_size_cycle" else min(batches))
+
+    def train_dataloader(self) -> CombinedLoader:
+        """Both domains, of equal length by construction (so ``min_size`` cuts nothing)."""
+        length = self.epoch_length()
+        loaders = {}
+        for name, dataset in (("source", self.source), ("target", self.target)):
+            size, batch = len(cast(Sized, dataset)), self.batch_sizes[name]
+            seed = 2 * self.seed + (name == "target")
+            self._samplers[name] = PassSampler(size, length * batch, seed, self._rank, self._world_size)
+            loaders[name] = self._loader(dataset, batch, self._samplers[name])
+        self.source_share = self._source_share
+        log.info(
+            "An epoch is %d iterations of %d source and %d target samples (%d devices x batch size).",
+            length,
+            self.batch_sizes["source"] * self._world_size,
+            self.batch_sizes["target"] * self._world_size,
+            self._world_size,
+        )
+        return CombinedLoader(loaders, "min_size")
+
+    def val_dataloader(self) -> list[DataLoader]:
+        return [self.ordered_loader(dataset) for dataset in self.validations.values()]
+
+    def test_dataloader(self) -> list[DataLoader]:
+        return [self.ordered_loader(dataset) for dataset in self.tests.values()]
+
+    def ordered_loader(self, dataset: Dataset) -> DataLoader:
+        """This rank's share of ``dataset`` in order, each sample once over all ranks."""
+        shard = ShardSampler(len(cast(Sized, dataset)), self._rank, self._world_size)
+        return self._loader(dataset, self.eval_batch_size, shard)
+
+    def _loader(self, dataset: Dataset, batch_size: int, sampler: PassSampler | ShardSampler) -> DataLoader:
+        # Workers start anew each epoch: persistent ones would never see a round's new pseudo labels.
+        return DataLoader(
+            dataset,
+            batch_size=batch_size,
+            sampler=sampler,
+            num_workers=self.num_workers,
+            pin_memory=self.pin_memory,
+        )

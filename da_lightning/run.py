@@ -1,0 +1,62 @@
+"""The front door: ``python -m da_lightning.run method=cbst data=toy_streets``.
+
+Composes the options under ``conf/``, then trains and tests; :mod:`da_lightning.session` does the work.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import CompactHydraException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from da_lightning.config import CONF_DIR
+from da_lightning.config.resume import unfinished_stamp
+from da_lightning.errors import UserError
+
+# Heavy imports (torch, lightning) wait until Hydra has composed: --help and --cfg must answer at once.
+
+
+def main() -> None:
+    """Entry point of ``python -m da_lightning.run`` and of the command ``da-lightning``."""
+    arguments = sys.argv[1:]
+    refuse_swept_devices(arguments)
+    # Lightning starts a process for each device by running this command again; the stamp keeps all in one folder.
+    os.environ.setdefault("DA_RUN_STAMP", unfinished_stamp(arguments) or datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
+    hydra.main(config_path=str(CONF_DIR), config_name="config", version_base="1.3")(run)()
+
+
+def run(cfg: DictConfig) -> float | None:
+    """One run, or one job of a sweep; returns the score named by ``objective``, for sweepers."""
+    try:
+        missing = sorted(OmegaConf.missing_keys(cfg))
+        if missing:
+            raise UserError(f"{', '.join(missing)} must be set: add {missing[0]}=... to the command.")
+        from da_lightning.session import train_and_test
+
+        hydra_cfg = HydraConfig.get()
+        choices = hydra_cfg.runtime.choices
+        return train_and_test(cfg, Path(hydra_cfg.runtime.output_dir), choices["method"], choices["data"])
+    except (UserError, OmegaConfBaseException) as error:
+        raise CompactHydraException(f"error: {error}") from None
+
+
+def refuse_swept_devices(arguments: Sequence[str]) -> None:
+    """Each process of a job runs the whole command again, so jobs with different numbers of processes would collide."""
+    swept = [a for a in arguments if a.startswith(("trainer.devices=", "trainer.num_nodes="))]
+    try:
+        overrides = OverridesParser.create().parse_overrides(swept)
+    except OverrideParseException:  # Hydra tells of it in its own words
+        return
+    if ({"-m", "--multirun"} & set(arguments)) and any(o.is_sweep_override() for o in overrides):
+        sys.exit(f"error: {' '.join(swept)} cannot be swept: start one command for each number of devices.")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Semantic segmentation: labels for a target domain that has none."""

@@ -1,0 +1,92 @@
+"""AdaptSegNet: Learning to Adapt Structured Output Space for Semantic Segmentation (Tsai et al., CVPR 2018)."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from da_lightning.segmentation.losses import Gan, gan_loss, upsampled
+from da_lightning.segmentation.module import SegmentationModule
+from da_lightning.segmentation.networks.discriminator import OutputDiscriminator
+from da_lightning.training.module import AdversarialModule, Player, Term, frozen
+from da_lightning.training.optimizers import poly
+
+
+class AdaptSegNet(AdversarialModule, SegmentationModule):
+    """Discriminators on the softmax maps make target predictions look like source predictions.
+
+    The segmenter minimises ``L_seg + sum_levels weight * L_adv``, where ``L_adv`` asks each discriminator to take a target
+    map for a source one (flipped label, not a reversed gradient). Each discriminator minimises half the sum of its losses
+    on both domains, on maps made before the segmenter's step: all gradients belong to the same weights, as in the paper.
+
+    Args:
+        levels: 1 adapts the main output alone, 2 the auxiliary output as well.
+        adversarial_weights: Of ``L_adv``, main level first.
+        gan: ``vanilla`` (cross-entropy) or ``least_squares`` (on raw scores).
+        discriminator_optimizer: See :func:`~da_lightning.training.optimizers.make_optimizer`.
+        horizon: Iteration at which the polynomial decay reaches 0 (the official run stops earlier).
+        options: See :class:`~da_lightning.segmentation.module.SegmentationModule`.
+    """
+
+    def __init__(
+        self,
+        discriminator_optimizer: Mapping[str, Any],
+        levels: Literal[1, 2] = 2,
+        adversarial_weights: tuple[float, float] = (0.001, 0.0002),
+        gan: Gan = "vanilla",
+        discriminator_width: int = 64,
+        horizon: int | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        self.save_hyperparameters()
+        self.discriminator_optimizer, self.gan = discriminator_optimizer, gan
+        self.adversarial_weights = adversarial_weights[:levels]
+        self.horizon = horizon or self.max_iters
+        self.discriminators = nn.ModuleList(
+            OutputDiscriminator(len(self.classes), discriminator_width) for _ in self.adversarial_weights
+        )
+
+    def players(self) -> dict[str, Player]:
+        critics = {
+            name: Player({1.0: list(d.parameters())}, self.discriminator_optimizer)
+            for name, d in zip(self._discriminator_names, self.discriminators, strict=True)
+        }
+        return {"segmenter": self.segmenter(), **critics}
+
+    def lr_factor(self, iteration: int) -> float:
+        return poly(iteration, self.horizon)
+
+    def updates(self, batch: dict[str, dict[str, Tensor]]) -> Iterator[tuple[str, dict[str, Term]]]:
+        source, target = batch["source"], batch["target"]
+        # Two forward passes: with live batch-norm statistics one joint pass would be another method.
+        source_levels = self.network(source["image"])
+        target_levels = self.network(target["image"])
+        source_maps = self._maps(source_levels, source["image"])
+        target_maps = self._maps(target_levels, target["image"])
+
+        terms = self.supervised(source_levels, source["label"])
+        with frozen(self.discriminators):
+            for level, weight in enumerate(self.adversarial_weights):
+                score = self.discriminators[level](target_maps[level])
+                terms[f"adversarial_{level + 1}"] = Term(gan_loss(score, "source", self.gan), weight)
+        yield "segmenter", terms
+
+        for level, name in enumerate(self._discriminator_names):
+            discriminator = self.discriminators[level]
+            yield (
+                name,
+                {
+                    "source": Term(gan_loss(discriminator(source_maps[level].detach()), "source", self.gan), 0.5),
+                    "target": Term(gan_loss(discriminator(target_maps[level].detach()), "target", self.gan), 0.5),
+                },
+            )
+
+    @property
+    def _discriminator_names(self) -> list[str]:
+        return [f"discriminator_{level + 1}" for level in range(len(self.adversarial_weights))]
+
+    def _maps(self, levels: tuple[Tensor, ...], image: Tensor) -> list[Tensor]:
+        """Softmax of the logits at the image's size: upsampled first, or the discriminator would see too small a map."""
+        size = image.shape[-2:]
+        return [upsampled(logits, size, self.align_corners).softmax(1) for logits in levels[: len(self.adversarial_weights)]]

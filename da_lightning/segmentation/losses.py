@@ -1,0 +1,30 @@
+"""Losses of segmentation adaptation; all sums are float32."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+IGNORE = 255
+"""The label of a pixel that belongs to no class."""
+
+Gan = Literal["vanilla", "least_squares"]
+
+
+def upsampled(logits: Tensor, size: tuple[int, int] | torch.Size, align_corners: bool) -> Tensor:
+    """Logits [B, K, h, w] at ``size`` (H, W), bilinear, float32."""
+    return F.interpolate(logits.float(), size=tuple(size), mode="bilinear", align_corners=align_corners)
+
+
+def pixel_cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
+    """Mean over the valid pixels of ``label`` [B, H, W]; 0 (not NaN) where there is none, as with empty pseudo labels."""
+    summed = F.cross_entropy(logits, label, ignore_index=IGNORE, reduction="sum")
+    return summed / (label != IGNORE).sum().clamp(min=1)
+
+
+def gan_loss(score: Tensor, domain: Literal["source", "target"], gan: Gan) -> Tensor:
+    """Distance of a discriminator's map [B, 1, h, w] to a domain's label (source 0, target 1), mean over the map."""
+    wanted = torch.full_like(score, float(domain == "target"), dtype=torch.float32)
+    loss = F.binary_cross_entropy_with_logits if gan == "vanilla" else F.mse_loss
+    return loss(score.float(), wanted)

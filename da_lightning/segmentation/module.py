@@ -1,0 +1,130 @@
+"""What all segmentation methods share: the network, its supervised loss, the test, the pictures."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics.classification import MulticlassJaccardIndex
+
+from da_lightning.segmentation.losses import IGNORE, pixel_cross_entropy, upsampled
+from da_lightning.segmentation.networks import build_network
+from da_lightning.segmentation.networks.weights import load_weights
+from da_lightning.training.module import AdaptationModule, Player, Term
+
+
+class SegmentationModule(AdaptationModule):
+    """A segmentation network and its evaluation: IoU per class and mean, at the labels' own resolution.
+
+    Args:
+        classes: Class names and their colours (RGB, 0..255); the order is the class id.
+        network: ``{"name": ..., ...}``, see :func:`~da_lightning.segmentation.networks.build_network`.
+        optimizer: Of the network, see :func:`~da_lightning.training.optimizers.make_optimizer`.
+        head_lr_factor: Learning rate of the classifier heads over that of the backbone.
+        auxiliary_weight: Weight of the auxiliary level's loss, where the network has that level.
+        align_corners: Of every bilinear upsampling of logits; official weights want ``True``.
+        clip_norm: Largest gradient norm; ``None`` does not clip.
+        init_from: Weights to begin with: a checkpoint of ours or an official state dict.
+        max_iters, accumulate, seed: See :class:`~da_lightning.training.module.AdaptationModule`.
+    """
+
+    def __init__(
+        self,
+        classes: Mapping[str, Sequence[int]],
+        network: Mapping[str, Any],
+        optimizer: Mapping[str, Any],
+        max_iters: int,
+        head_lr_factor: float = 10.0,
+        auxiliary_weight: float = 0.1,
+        align_corners: bool = True,
+        clip_norm: float | None = None,
+        init_from: str | None = None,
+        accumulate: int = 1,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(max_iters, accumulate, seed)
+        self.classes, self.optimizer_options = dict(classes), optimizer
+        self.head_lr_factor, self.auxiliary_weight = head_lr_factor, auxiliary_weight
+        self.align_corners, self.clip_norm = align_corners, clip_norm
+        self.network = build_network(network, len(classes))
+        if init_from:
+            load_weights(self.network, init_from, self.classes)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Class logits [B, K, H, W] of an RGB image [B, 3, H, W] in [0, 1], at the image's size."""
+        return upsampled(self.network(image)[0], image.shape[-2:], self.align_corners)
+
+    def segmenter(self) -> Player:
+        """The network as a player."""
+        groups = self.network.parameter_groups()
+        return Player({1.0: groups["backbone"], self.head_lr_factor: groups["heads"]}, self.optimizer_options, self.clip_norm)
+
+    def supervised(self, levels: Sequence[Tensor], label: Tensor) -> dict[str, Term]:
+        """Cross-entropy of each level's logits, upsampled to ``label`` [B, H, W]."""
+        names, weights = ("segmentation", "segmentation_auxiliary"), (1.0, self.auxiliary_weight)
+        return {
+            name: Term(pixel_cross_entropy(upsampled(logits, label.shape[-2:], self.align_corners), label), weight)
+            for name, weight, logits in zip(names, weights, levels, strict=False)
+        }
+
+    # -- evaluation --------------------------------------------------------------------------------------------------
+
+    def on_validation_start(self) -> None:
+        self._begin_evaluation("validation_names")
+
+    def on_test_start(self) -> None:
+        self._begin_evaluation("test_names")
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
+        self._evaluate(batch, dataloader_idx)
+
+    def test_step(self, batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
+        self._evaluate(batch, dataloader_idx)
+
+    def on_validation_epoch_end(self) -> None:
+        self.log_dict({f"val/{name}": value for name, value in self._scores().items()})
+
+    def on_test_epoch_end(self) -> None:
+        self.log_dict(self._scores())
+
+    def _begin_evaluation(self, names: str) -> None:
+        # A class that is neither in the labels nor predicted has no IoU: NaN, left out of the mean, as the benchmark does.
+        self._ious = {
+            name: MulticlassJaccardIndex(
+                len(self.classes), average="none", ignore_index=IGNORE, zero_division=float("nan"), sync_on_compute=True
+            ).to(self.device)
+            for name in getattr(getattr(self.trainer, "datamodule", None), names, None) or ["target"]
+        }
+
+    def _evaluate(self, batch: dict[str, Tensor], dataloader_idx: int) -> None:
+        logits = upsampled(self.network(batch["image"])[0], batch["label"].shape[-2:], self.align_corners)
+        list(self._ious.values())[dataloader_idx].update(logits.argmax(1), batch["label"])
+
+    def _scores(self) -> dict[str, Tensor]:
+        scores = {}
+        for name, metric in self._ious.items():
+            ious = metric.compute()
+            scores[f"{name}/miou"] = ious.nanmean()
+            scores |= {f"{name}/iou/{c}": iou for c, iou in zip(self.classes, ious, strict=True)}
+        return scores
+
+    # -- pictures ----------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def pictures(self, sample: dict[str, Tensor]) -> list[Tensor]:
+        """Image, prediction and, if there is one, label of each sample; uint8 RGB [B, 3, H, W] at the image's size."""
+        was_training = self.training
+        columns = [(sample["image"] * 255).to(torch.uint8), self.coloured(self.eval()(sample["image"]).argmax(1))]
+        self.train(was_training)
+        for key in ("label", "pseudo_label"):
+            if key in sample:
+                label = sample[key][:, None].float()
+                label = torch.nn.functional.interpolate(label, size=sample["image"].shape[-2:], mode="nearest")
+                columns.append(self.coloured(label[:, 0].long()))
+        return columns
+
+    def coloured(self, label: Tensor) -> Tensor:
+        """Class ids [..., H, W] as uint8 RGB [..., 3, H, W]; ignored pixels are black."""
+        palette = torch.zeros(256, 3, dtype=torch.uint8, device=label.device)
+        palette[: len(self.classes)] = torch.tensor(list(self.classes.values()), dtype=torch.uint8, device=label.device)
+        return palette[label.long()].movedim(-1, -3)

@@ -1,0 +1,362 @@
+"""Self-training with pseudo labels: ST, CBST and CBST-SP (Zou et al., ECCV 2018).
+
+A round labels the target set with the present weights, keeps the most confident portion, and trains on source labels and
+pseudo labels together; the portion grows from round to round.
+"""
+
+import logging
+import math
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import lightning.pytorch as L
+import torch
+from torch import Tensor
+from torch.optim.swa_utils import update_bn
+from torchvision.io import ImageReadMode, decode_image, write_png
+from torchvision.utils import save_image
+
+from da_lightning.errors import CheckpointError, UserError
+from da_lightning.segmentation.data import SegmentationDataModule
+from da_lightning.segmentation.losses import upsampled
+from da_lightning.segmentation.mining import Mining, mining_classes
+from da_lightning.segmentation.pseudo_labels import Thresholds, class_counts, find_thresholds, realised_shares, select
+from da_lightning.segmentation.source_only import SourceOnly
+from da_lightning.segmentation.spatial_prior import prior_pictures, save_prior, spatial_prior
+from da_lightning.training.module import Term
+from da_lightning.training.optimizers import poly
+
+log = logging.getLogger(__name__)
+
+Policy = Literal["class_balanced", "global"]
+
+
+class SelfTrainedSegmenter(SourceOnly):
+    """Source-only training for ``source_iters``, then rounds of self-training.
+
+    With ``source_iters=0`` and ``init_from`` the rounds follow any earlier training, AdaptSegNet's for one.
+
+    Args:
+        source_iters: Iterations on source labels alone before the first round.
+        rounds: Number of rounds; 0 leaves source-only training (with ``target_statistics`` it is AdaBN).
+        iters_per_round: Iterations between two labellings.
+        round_lr_factor: Learning rate of the first round over ``optimizer.lr``; constant inside a round.
+        round_lr_decay: Factor on it from round to round.
+        policy: One threshold for each class (``class_balanced``, CBST) or one for all (``global``, ST).
+        portion, portion_step, max_portion: Share of target pixels to label in the first round, its growth, its bound.
+        spatial_prior: Weigh probabilities by where the source shows each class (CBST-SP).
+        source_share, source_share_step, max_source_share: Share of source images used in a round; the sets are nested.
+        mining_chance: Probability that a crop looks for a rare class (needs ``data.crop_size``).
+        threshold_stride: Rank every n-th pixel of an image and class.
+        flip_average: Average the probabilities of an image and its mirror image before labelling.
+        target_statistics: Estimate batch-norm statistics on the target before each labelling and at the end (AdaBN).
+        max_iters: End earlier than the last round.
+        options: See :class:`~da_lightning.segmentation.source_only.SourceOnly`.
+    """
+
+    def __init__(
+        self,
+        source_iters: int,
+        rounds: int,
+        iters_per_round: int,
+        round_lr_factor: float = 1.0,
+        round_lr_decay: float = 0.5**0.5,
+        policy: Policy = "class_balanced",
+        portion: float = 0.2,
+        portion_step: float = 0.05,
+        max_portion: float = 0.5,
+        spatial_prior: bool = False,
+        source_share: float = 1.0,
+        source_share_step: float = 0.0,
+        max_source_share: float = 1.0,
+        mining_chance: float = 0.8,
+        threshold_stride: int = 1,
+        flip_average: bool = True,
+        target_statistics: bool = False,
+        max_iters: int | None = None,
+        **options: Any,
+    ) -> None:
+        planned = source_iters + rounds * iters_per_round
+        super().__init__(max_iters=min(planned, max_iters or planned), **options)
+        self.save_hyperparameters()
+        self.source_iters, self.iters_per_round = source_iters, iters_per_round
+        self.round_lr_factor, self.round_lr_decay = round_lr_factor, round_lr_decay
+        self.self_training = SelfTraining(
+            rounds=rounds,
+            policy=policy,
+            portions=(portion, portion_step, max_portion),
+            source_shares=(source_share, source_share_step, max_source_share),
+            use_spatial_prior=spatial_prior,
+            mining_chance=mining_chance,
+            threshold_stride=threshold_stride,
+            flip_average=flip_average,
+            target_statistics=target_statistics,
+        )
+
+    def configure_callbacks(self) -> list[L.Callback]:
+        return [self.self_training]
+
+    def lr_factor(self, iteration: int) -> float:
+        if iteration < self.source_iters:
+            return poly(iteration, self.source_iters)
+        past_rounds = (iteration - self.source_iters) // self.iters_per_round
+        return self.round_lr_factor * self.round_lr_decay**past_rounds
+
+    def updates(self, batch: dict[str, dict[str, Tensor]]) -> Iterator[tuple[str, dict[str, Term]]]:
+        if "pseudo_label" not in batch["target"]:
+            yield from super().updates(batch)
+            return
+        # One cross-entropy over all valid pixels of both domains, as if the two sets were one.
+        label = torch.cat([batch["source"]["label"], batch["target"]["pseudo_label"]])
+        levels = self.network(torch.cat([batch["source"]["image"], batch["target"]["image"]]))
+        yield "segmenter", self.supervised(levels, label)
+
+
+class SelfTraining(L.Callback):
+    """Labels the target set at the start of each round and hands the labels to the data module.
+
+    Labels are written to ``pseudo_labels/round_<k>/*.png`` (class ids, 255 = none) under the run folder, with overlays in
+    ``pictures/``. The target's own labels are never opened.
+
+    Args:
+        rounds: Number of rounds.
+        policy: See :class:`SelfTrainedSegmenter`, as for all others.
+        portions, source_shares: First value, growth per round, bound.
+    """
+
+    def __init__(
+        self,
+        rounds: int,
+        policy: Policy,
+        portions: tuple[float, float, float],
+        source_shares: tuple[float, float, float],
+        use_spatial_prior: bool,
+        mining_chance: float,
+        threshold_stride: int,
+        flip_average: bool,
+        target_statistics: bool,
+    ) -> None:
+        for name, (first, _, bound) in (("portion", portions), ("source_share", source_shares)):
+            for key, value in ((name, first), (f"max_{name}", bound)):
+                if not 0 < value <= 1:
+                    raise UserError(f"method.{key}={value} is not a share: give a number above 0 and up to 1, e.g. 0.2.")
+        self.rounds, self.policy, self.portions, self.source_shares = rounds, policy, portions, source_shares
+        self.use_spatial_prior, self.mining_chance = use_spatial_prior, mining_chance
+        self.threshold_stride, self.flip_average = threshold_stride, flip_average
+        self.target_statistics = target_statistics
+        self.round = 0
+        self.tau: list[float] = []
+        self.counts: list[int] = []
+        self.folder: str = ""
+        self._prior: Tensor | None = None
+
+    # -- state: what a resumed run needs to go on inside a round -------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"round": self.round, "tau": self.tau, "counts": self.counts, "folder": self.folder}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.round, self.tau = state_dict["round"], state_dict["tau"]
+        self.counts, self.folder = state_dict["counts"], state_dict["folder"]
+
+    # -- when ----------------------------------------------------------------------------------------------------------
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if stage == "fit":
+            self._align_epochs(_datamodule(trainer), cast(SelfTrainedSegmenter, pl_module))
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        # Not at an epoch's start: the loader's workers have copied the data set by then and would never see the labels.
+        module = cast(SelfTrainedSegmenter, pl_module)
+        if self.round:
+            self._use_labels(trainer, self._labels_of_resumed_round(trainer))
+        elif module.source_iters == 0:
+            self._begin_round(trainer, module)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        module = cast(SelfTrainedSegmenter, pl_module)
+        done = module.iteration + 1
+        if done >= module.max_iters:
+            if self.target_statistics:
+                self._estimate_statistics(trainer, module)
+            if not self.rounds:
+                self._keep_source_only(trainer)
+        elif self.round < self.rounds and done >= module.source_iters + self.round * module.iters_per_round:
+            self._begin_round(trainer, module)
+
+    def _align_epochs(self, data: SegmentationDataModule, module: SelfTrainedSegmenter) -> None:
+        """Rounds begin at epochs' ends, so an epoch must divide both phases."""
+        phases = [n for n in (module.source_iters, module.iters_per_round) if n]
+        longest = math.gcd(*phases)
+        if data.iterations_per_epoch is None:
+            data.iterations_per_epoch = longest
+        elif longest % data.iterations_per_epoch:
+            raise UserError(
+                f"data.iterations_per_epoch={data.iterations_per_epoch} must divide method.source_iters={module.source_iters} "
+                f"and method.iters_per_round={module.iters_per_round}, since rounds begin where epochs end: use {longest}."
+            )
+
+    # -- a round -------------------------------------------------------------------------------------------------------
+
+    def _begin_round(self, trainer: L.Trainer, module: SelfTrainedSegmenter) -> None:
+        if self.round == 0:
+            self._keep_source_only(trainer)
+        self.round += 1
+        if self.target_statistics:
+            self._estimate_statistics(trainer, module)
+        folder = Path(trainer.default_root_dir) / "pseudo_labels" / f"round_{self.round}"
+        self._label_target(trainer, module, _grown(self.portions, self.round), folder)
+        self._use_labels(trainer, folder)
+        for optimizer in trainer.optimizers:
+            optimizer.state.clear()  # each round starts afresh, as in both official codes
+
+    def _use_labels(self, trainer: L.Trainer, folder: Path) -> None:
+        self.folder = str(folder)
+        data = _datamodule(trainer)
+        data.target_view.pseudo_labels = folder
+        priority, rare = mining_classes(torch.tensor(self.counts))
+        mining = Mining(priority, rare, self.mining_chance) if self.mining_chance else None
+        data.source_view.mining = data.target_view.mining = mining
+        data.source_share = _grown(self.source_shares, self.round)
+
+    def _labels_of_resumed_round(self, trainer: L.Trainer) -> Path:
+        """The round's labels, brought into this run's folder if the checkpoint comes from another."""
+        here = Path(trainer.default_root_dir) / "pseudo_labels" / f"round_{self.round}"
+        there = Path(trainer.ckpt_path or "").resolve().parent.parent / "pseudo_labels" / here.name
+        if not here.is_dir():
+            origin = next((folder for folder in (there, Path(self.folder)) if folder.is_dir()), None)
+            if origin is None:
+                raise CheckpointError(
+                    f"The checkpoint is from inside round {self.round}, whose pseudo labels were in {self.folder} and are "
+                    "gone: put that folder back, or begin a new run with method.init_from=<the checkpoint>."
+                )
+            if trainer.is_global_zero:
+                shutil.copytree(origin, here)
+        trainer.strategy.barrier()
+        return here
+
+    def _keep_source_only(self, trainer: L.Trainer) -> None:
+        trainer.save_checkpoint(Path(trainer.default_root_dir) / "checkpoints" / "source_only.ckpt", weights_only=True)
+
+    def _estimate_statistics(self, trainer: L.Trainer, module: SelfTrainedSegmenter) -> None:
+        batches = self._target_batches(trainer)
+        update_bn((batch["image"] for batch in batches), module.network)
+
+    def _target_batches(self, trainer: L.Trainer) -> Iterator[dict[str, Tensor]]:
+        data = _datamodule(trainer)
+        for batch in data.ordered_loader(data.target_view.unaugmented()):
+            yield trainer.strategy.batch_to_device(batch)
+
+    @torch.no_grad()
+    def _label_target(self, trainer: L.Trainer, module: SelfTrainedSegmenter, portion: float, folder: Path) -> None:
+        was_training = module.training
+        module.eval()
+        data, prior = _datamodule(trainer), self._spatial_prior(trainer, module)
+        # Logits at the network's stride are small enough to keep; probabilities at the image's size are not.
+        logits = [(batch["index"], self._logits(trainer, module, batch["image"])) for batch in self._target_batches(trainer)]
+
+        def maps() -> Iterator[Tensor]:
+            return (self._probabilities(module, views, data.target_view.size, prior) for _, views in logits)
+
+        def reduce(counts: Tensor) -> Tensor:
+            return trainer.strategy.reduce(counts.to(module.device), reduce_op="sum").cpu()
+
+        num_classes = len(module.classes)
+        found = find_thresholds(maps, num_classes, portion, self.policy, self.threshold_stride, reduce)
+        self.tau, self.counts = found.tau.tolist(), found.counts.tolist()
+        partial = folder.with_suffix(".partial")
+        if trainer.is_global_zero:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+        trainer.strategy.barrier()
+        selected = torch.zeros(num_classes, dtype=torch.int64)
+        for (indices, _), probabilities in zip(logits, maps(), strict=True):
+            labels = select(probabilities, found.tau).cpu()
+            selected += class_counts(labels, num_classes)
+            for index, label in zip(indices.tolist(), labels, strict=True):
+                file = data.target_view.pseudo_label_file(index, partial)
+                file.parent.mkdir(parents=True, exist_ok=True)
+                write_png(label[None].to(torch.uint8), str(file))
+        selected = reduce(selected)
+        trainer.strategy.barrier()
+        if trainer.is_global_zero:
+            shutil.rmtree(folder, ignore_errors=True)
+            partial.rename(folder)
+            self._report(trainer, module, portion, found, selected)
+            self._draw_overlays(trainer, module, folder)
+        trainer.strategy.barrier()
+        module.train(was_training)
+
+    def _logits(self, trainer: L.Trainer, module: SelfTrainedSegmenter, image: Tensor) -> list[Tensor]:
+        """Main-level logits of ``image`` and, if wanted, of its mirror image (mirrored back)."""
+        with trainer.precision_plugin.forward_context():
+            views = [module.network(image)[0]]
+            if self.flip_average:
+                views.append(module.network(image.flip(-1))[0].flip(-1))
+        return [view.float() for view in views]
+
+    def _probabilities(
+        self, module: SelfTrainedSegmenter, views: list[Tensor], size: tuple[int, int], prior: Tensor | None
+    ) -> Tensor:
+        """Mean softmax of the views, float32 whatever the precision, times the prior."""
+        mean = sum(upsampled(view, size, module.align_corners).softmax(1) for view in views) / len(views)
+        return mean if prior is None else mean * prior.to(mean.device)
+
+    def _spatial_prior(self, trainer: L.Trainer, module: SelfTrainedSegmenter) -> Tensor | None:
+        if not self.use_spatial_prior or self._prior is not None:
+            return self._prior
+        data, root = _datamodule(trainer), Path(trainer.default_root_dir)
+        labels = (cast(Tensor, data.source_view.plain(i)[1]) for i in range(len(data.source_view)))
+        self._prior = spatial_prior(labels, len(module.classes), data.target_view.size)
+        if trainer.is_global_zero:
+            save_prior(self._prior, list(module.classes), root / "spatial_prior.pt")
+            (root / "pictures" / "spatial_prior").mkdir(parents=True, exist_ok=True)
+            for name, picture in prior_pictures(self._prior, list(module.classes)).items():
+                write_png(picture, str(root / "pictures" / "spatial_prior" / f"{name}.png"))
+        return self._prior
+
+    def _report(
+        self, trainer: L.Trainer, module: SelfTrainedSegmenter, portion: float, found: Thresholds, selected: Tensor
+    ) -> None:
+        shares = realised_shares(selected, found.counts).tolist()
+        numbers = {"round": float(self.round), "pseudo_labels/portion": portion}
+        numbers["pseudo_labels/share"] = (selected.sum() / found.counts.sum()).item()
+        for name, share, tau in zip(module.classes, shares, self.tau, strict=True):
+            numbers[f"pseudo_labels/share/{name}"], numbers[f"pseudo_labels/tau/{name}"] = share, tau
+        for logger in trainer.loggers:
+            logger.log_metrics(numbers, step=module.iteration)
+        log.info(
+            "Round %d of %d: portion %.2f asked, %.3f of all target pixels labelled (%s).",
+            self.round,
+            self.rounds,
+            portion,
+            numbers["pseudo_labels/share"],
+            ", ".join(f"{name} {share:.2f}" for name, share in zip(module.classes, shares, strict=True)),
+        )
+
+    def _draw_overlays(self, trainer: L.Trainer, module: SelfTrainedSegmenter, folder: Path, count: int = 4) -> None:
+        """Target images and, below, their pseudo labels; what carries none stays black."""
+        view = _datamodule(trainer).target_view
+        count = min(count, len(view))
+        indices = [i * len(view) // count for i in range(count)]
+        images = [view.plain(i)[0] for i in indices]
+        labels = [decode_image(str(view.pseudo_label_file(i, folder)), ImageReadMode.UNCHANGED)[0] for i in indices]
+        overlays = [(0.4 * image + 0.6 * module.coloured(label)) for image, label in zip(images, labels, strict=True)]
+        file = Path(trainer.default_root_dir) / "pictures" / f"pseudo_labels_round_{self.round}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        save_image(torch.stack([*(image.float() for image in images), *overlays]) / 255, file, nrow=count)
+
+
+def _datamodule(trainer: L.Trainer) -> SegmentationDataModule:
+    data = getattr(trainer, "datamodule", None)
+    if not isinstance(data, SegmentationDataModule):
+        raise UserError("Self-training labels the target set, so it needs Trainer.fit(..., datamodule=SegmentationDataModule).")
+    return data
+
+
+def _grown(schedule: tuple[float, float, float], round_: int) -> float:
+    """Value in round 1, 2, ...: first, first + growth, ..., bound."""
+    first, growth, bound = schedule
+    return min(first + growth * (round_ - 1), bound)

@@ -1,0 +1,36 @@
+"""Training on the source's labels alone: what every adaptation method is measured against."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch import Tensor
+
+from da_lightning.segmentation.module import SegmentationModule
+from da_lightning.training.module import Player, Term
+from da_lightning.training.optimizers import poly
+
+
+class SourceOnly(SegmentationModule):
+    """Cross-entropy on labelled source images; the target is not looked at.
+
+    With the target's labelled images given as the source it is the oracle.
+
+    Args:
+        horizon: Iteration at which the polynomial decay reaches 0; ``None`` is ``max_iters``.
+        options: See :class:`~da_lightning.segmentation.module.SegmentationModule`.
+    """
+
+    def __init__(self, horizon: int | None = None, **options: Any) -> None:
+        super().__init__(**options)
+        self.save_hyperparameters()
+        self.horizon = horizon or self.max_iters
+
+    def players(self) -> dict[str, Player]:
+        return {"segmenter": self.segmenter()}
+
+    def lr_factor(self, iteration: int) -> float:
+        return poly(iteration, self.horizon)
+
+    def updates(self, batch: dict[str, dict[str, Tensor]]) -> Iterator[tuple[str, dict[str, Term]]]:
+        source = batch["source"]
+        yield "segmenter", self.supervised(self.network(source["image"]), source["label"])

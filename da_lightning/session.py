@@ -1,0 +1,123 @@
+"""From a composed configuration to a run folder: build, train, test, write down."""
+
+import json
+import logging
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import cast
+
+import lightning.pytorch as L
+import torch
+from lightning.pytorch.loggers import CSVLogger, Logger
+from omegaconf import DictConfig, OmegaConf
+
+from da_lightning.config.build import build
+from da_lightning.training.checkpoints import read_checkpoint
+from da_lightning.training.module import AdaptationModule
+from da_lightning.training.results import draw_bars, peak_memory_mb, print_table, versions, write_metrics
+from da_lightning.training.strategy import resolve_strategy
+
+log = logging.getLogger(__name__)
+
+
+def train_and_test(cfg: DictConfig, run_dir: Path, method: str, data_name: str) -> float | None:
+    """Train ``cfg.method`` on ``cfg.data``, test the last weights, fill ``run_dir``.
+
+    Returns:
+        The test score named by ``cfg.objective``, ``None`` where there is none.
+
+    Raises:
+        UserError: Anything in the configuration, the data or a checkpoint that a user can mend.
+    """
+    torch.set_flush_denormal(True)  # denormals can stall a small network's training on a CPU
+    torch.set_float32_matmul_precision("high")
+    started = time.monotonic()
+    if cfg.resume == "auto" and (run_dir / "metrics.json").is_file():
+        log.info("%s is finished: skipped.", run_dir)
+        return json.loads((run_dir / "metrics.json").read_text())["test"].get(cfg.objective)
+    checkpoint = _checkpoint_to_resume(cfg, run_dir)
+    if checkpoint:
+        read_checkpoint(checkpoint)  # tells of a damaged or hostile file before anything is built
+    L.seed_everything(cfg.seed, workers=True, verbose=False)
+    data = cast(L.LightningDataModule, build(cfg.data, "data"))
+    module = cast(AdaptationModule, build(cfg.method, "method"))
+    with _trainer(cfg, run_dir, module, f"{method}/{data_name}", is_resumed=checkpoint is not None) as trainer:
+        log.info("Run folder: %s", run_dir)
+        log.info("%s on %s, seed %d, precision %s.", method, data_name, cfg.seed, trainer.precision)
+        trainer.fit(module, datamodule=data, ckpt_path=checkpoint)
+        scores = _test(trainer, module, data, run_dir) if cfg.test else {}
+        if trainer.is_global_zero:
+            summary = {
+                "method": method,
+                "data": data_name,
+                "seed": cfg.seed,
+                "selection": "last iteration",
+                "versions": versions(),
+                "iterations": module.max_iters,
+                "devices": trainer.world_size,
+                "test": scores,
+                "seconds": round(time.monotonic() - started, 1),
+                "peak_memory_mb": round(peak_memory_mb(), 1),
+            }
+            draw_bars(scores, run_dir / "pictures" / "per_class.png")
+            print_table(scores, f"{method} on {data_name} (last iteration, seed {cfg.seed})")
+            print(f"{run_dir}: {summary['seconds']:.0f} s, {summary['peak_memory_mb']:.0f} MB")
+            write_metrics(run_dir / "metrics.json", summary)
+    return scores.get(cfg.objective)
+
+
+def _checkpoint_to_resume(cfg: DictConfig, run_dir: Path) -> str | None:
+    last = run_dir / "checkpoints" / "last.ckpt"
+    return str(last) if cfg.resume == "auto" and last.is_file() else cfg.ckpt_path
+
+
+def _test(
+    trainer: L.Trainer, module: AdaptationModule, data: L.LightningDataModule, run_dir: Path
+) -> dict[str, float]:
+    """Scores of the last weights and, where the method began with source-only training, of what it began from."""
+    if not data.test_dataloader():
+        return {}
+    scores = {name: float(value) for name, value in trainer.test(module, datamodule=data, verbose=False)[0].items()}
+    source_only = run_dir / "checkpoints" / "source_only.ckpt"
+    if source_only.is_file():
+        before = trainer.test(module, datamodule=data, ckpt_path=source_only, verbose=False)[0]
+        scores |= {f"source_only/{name}": float(value) for name, value in before.items()}
+    return scores
+
+
+@contextmanager
+def _trainer(cfg: DictConfig, run_dir: Path, module: AdaptationModule, name: str, is_resumed: bool) -> Iterator[L.Trainer]:
+    """The trainer with its loggers and callbacks; closes W&B whatever happens, so that a sweep's next job has its own run."""
+    environment = os.environ.get("WANDB_MODE")
+    if is_resumed and (run_dir / "metrics.csv").is_file():
+        # The logger starts a new file; what the run logged before stays under the number of the attempt.
+        earlier = len(list(run_dir.glob("metrics.*.csv")))
+        (run_dir / "metrics.csv").rename(run_dir / f"metrics.{earlier}.csv")
+    loggers: list[Logger] = [CSVLogger(run_dir, name="", version="")]
+    if cfg.logger:
+        loggers.append(build(cfg.logger, "logger", save_dir=str(run_dir)))
+        loggers[-1].log_hyperparams(cast(dict, OmegaConf.to_container(cfg, resolve=True)))
+    callbacks = [build(node, f"callbacks.{key}") for key, node in cfg.callbacks.items() if node]
+    for callback in callbacks:
+        if isinstance(callback, L.callbacks.ModelCheckpoint):
+            callback.dirpath = str(run_dir / "checkpoints")
+    options = cfg.trainer
+    strategy = resolve_strategy(options.strategy, module, options.accelerator, options.devices, options.num_nodes)
+    node = OmegaConf.merge(options, {"strategy": strategy})
+    try:
+        yield build(node, "trainer", logger=loggers, callbacks=callbacks, default_root_dir=str(run_dir))
+    finally:
+        _close_wandb(environment)
+
+
+def _close_wandb(mode: str | None) -> None:
+    import sys
+
+    if "wandb" in sys.modules:
+        sys.modules["wandb"].finish()
+    os.environ.pop("WANDB_MODE", None)
+    if mode is not None:
+        os.environ["WANDB_MODE"] = mode

@@ -1,0 +1,1 @@
+"""Procedural domains: data that needs no download."""

@@ -1,0 +1,99 @@
+"""Callbacks that no paper is about."""
+
+import logging
+import math
+from pathlib import Path
+from typing import Any, cast
+
+import lightning.pytorch as L
+import torch
+from torch import Tensor
+from torchvision.utils import make_grid, save_image
+
+from da_lightning.training.module import AdaptationModule
+
+log = logging.getLogger(__name__)
+
+
+class StopAtIteration(L.Callback):
+    """Ends training after ``module.max_iters`` batches (Lightning's ``max_steps`` counts optimiser steps)."""
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        # A number of epochs for the progress bar, in place of "Epoch 3/-2".
+        iterations = cast(AdaptationModule, pl_module).max_iters
+        trainer.fit_loop.max_epochs = math.ceil(iterations / int(trainer.num_training_batches))
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        module = cast(AdaptationModule, pl_module)
+        if module.iteration + 1 >= module.max_iters:
+            trainer.should_stop = True
+
+
+class ChannelsLast(L.Callback):
+    """Stores convolution weights channels-last: same numbers up to rounding, often faster convolutions."""
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        pl_module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+class Pictures(L.Callback):
+    """Writes grids of ``module.pictures(sample)`` to ``pictures/`` and sends them to loggers that take images.
+
+    Args:
+        every_n_epochs: How often training samples are drawn (also after the last epoch).
+        count: Samples in a grid, one a row.
+    """
+
+    def __init__(self, every_n_epochs: int = 10, count: int = 4) -> None:
+        self.every_n_epochs, self.count = every_n_epochs, count
+        self._tests: dict[str, list[list[Tensor]]] = {}
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        module = cast(AdaptationModule, pl_module)
+        is_due = (trainer.current_epoch + 1) % self.every_n_epochs == 0 or module.iteration + 1 >= module.max_iters
+        if trainer.is_global_zero and trainer.is_last_batch and is_due:
+            for domain, sample in batch.items():
+                columns = module.pictures({key: value[: self.count] for key, value in sample.items()})
+                self._write(trainer, f"train_{domain}", columns, module.iteration)
+
+    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._tests = {}
+
+    def on_test_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        names = getattr(getattr(trainer, "datamodule", None), "test_names", None) or ["target"]
+        batches = self._tests.setdefault(names[dataloader_idx], [])
+        # Spread over the set: neighbouring samples are often neighbouring frames.
+        loader_length = int(trainer.num_test_batches[dataloader_idx])
+        if trainer.is_global_zero and batch_idx % max(1, loader_length // self.count) == 0 and len(batches) < self.count:
+            first = {key: value[:1] for key, value in batch.items()}
+            batches.append(cast(AdaptationModule, pl_module).pictures(first))
+
+    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        for name, batches in self._tests.items():
+            if batches:
+                columns = [torch.cat(column) for column in zip(*batches, strict=True)]
+                self._write(trainer, f"test_{name}", columns, cast(AdaptationModule, pl_module).iteration)
+
+    def _write(self, trainer: L.Trainer, name: str, columns: list[Tensor], iteration: int) -> None:
+        rows = torch.stack([column.float().cpu() / 255 for column in columns], dim=1).flatten(0, 1)
+        file = Path(trainer.default_root_dir) / "pictures" / f"{name}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        grid = make_grid(rows, nrow=len(columns), padding=2, pad_value=1.0)
+        save_image(grid, file)
+        for logger in trainer.loggers:
+            if hasattr(logger, "log_image"):
+                logger.log_image(key=f"pictures/{name}", images=[str(file)])
+            elif hasattr(logger.experiment, "add_image"):
+                logger.experiment.add_image(f"pictures/{name}", grid, iteration)

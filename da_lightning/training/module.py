@@ -1,0 +1,161 @@
+"""The training step that all methods share: named players, each with networks, terms, an optimiser and a schedule."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import lightning.pytorch as L
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_
+
+from da_lightning.training.optimizers import make_optimizer
+
+
+class Term(NamedTuple):
+    """A summand of a loss: ``weight * value``; the value is logged unweighted."""
+
+    value: Tensor
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Player:
+    """Parameters that one loss moves.
+
+    Args:
+        groups: Parameters by their factor on the learning rate.
+        optimizer: ``{"name": "SGD", "lr": ..., ...}``, see :func:`~da_lightning.training.optimizers.make_optimizer`.
+        clip_norm: Largest gradient norm, after unscaling; ``None`` does not clip.
+    """
+
+    groups: Mapping[float, list[nn.Parameter]]
+    optimizer: Mapping[str, Any]
+    clip_norm: float | None = None
+
+
+class NotFiniteError(Exception):
+    """A loss term became NaN or infinite; the message names the term and the iteration."""
+
+
+class AdaptationModule(L.LightningModule):
+    """Base of all methods. A subclass says who plays (:meth:`players`) and what they minimise (:meth:`updates`).
+
+    Optimiser stepping, precision, clipping, accumulation, schedules and the iteration count live here, once. Epochs are
+    reseeded from (seed, epoch, rank), so that a run resumed at an epoch's end draws what the uninterrupted one drew.
+
+    Args:
+        max_iters: Length of the training in iterations (batches, whatever the number of players).
+        accumulate: Batches whose gradients make one step.
+        seed: Of noise drawn in the step (dropout, codes); order and augmentation have the data module's.
+    """
+
+    ddp_strategy = "ddp"
+    """The strategy this method needs on more than one device."""
+
+    def __init__(self, max_iters: int, accumulate: int = 1, seed: int = 0) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.max_iters, self.accumulate, self.seed = max_iters, accumulate, seed
+
+    # -- what a method says ------------------------------------------------------------------------------------------
+
+    def players(self) -> dict[str, Player]:
+        """The players by name, in any order."""
+        raise NotImplementedError
+
+    def updates(self, batch: dict[str, dict[str, Tensor]]) -> Iterator[tuple[str, dict[str, Term]]]:
+        """Yield ``(player, terms)`` in the order of the updates; each is stepped before the next is computed."""
+        raise NotImplementedError
+
+    def lr_factor(self, iteration: int) -> float:
+        """Factor on every learning rate at ``iteration``."""
+        return 1.0
+
+    # -- what Lightning asks -----------------------------------------------------------------------------------------
+
+    @property
+    def iteration(self) -> int:
+        """Batches trained on so far, over all epochs and resumes (``trainer.global_step`` counts optimiser steps)."""
+        return self.trainer.fit_loop.total_batch_idx if self._trainer is not None else 0
+
+    def configure_optimizers(self) -> list[dict[str, Any]]:
+        self._players = self.players()
+        configured = []
+        for player in self._players.values():
+            optimizer = make_optimizer(player.groups, player.optimizer)
+            schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.lr_factor)
+            configured.append({"optimizer": optimizer, "lr_scheduler": schedule})
+        return configured
+
+    def on_train_epoch_start(self) -> None:
+        torch.manual_seed((self.seed << 32) + (self.current_epoch << 8) + self.global_rank)
+
+    def training_step(self, batch: dict[str, dict[str, Tensor]], batch_idx: int) -> None:
+        optimizers = dict(zip(self._players, _as_list(self.optimizers()), strict=True))
+        is_first = batch_idx % self.accumulate == 0
+        is_last = (batch_idx + 1) % self.accumulate == 0 or self.trainer.is_last_batch
+        for name, terms in self.updates(batch):
+            self._check_finite(name, terms)
+            loss = sum(term.weight * term.value.float() for term in terms.values())
+            if is_first:
+                optimizers[name].zero_grad()
+            self.manual_backward(loss / self.accumulate)
+            if is_last:
+                optimizers[name].step()
+            self._log_terms(name, terms, loss)
+        # Here and not at the epoch's end: a checkpoint written on the last batch would miss the step.
+        for schedule in _as_list(self.lr_schedulers()):
+            schedule.step()
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        # The hook comes after unscaling; clipping between backward and step would clip scaled fp16 gradients.
+        for player, own in zip(self._players.values(), _as_list(self.optimizers()), strict=True):
+            if own.optimizer is optimizer and player.clip_norm is not None:
+                clip_grad_norm_([p for group in player.groups.values() for p in group], player.clip_norm)
+
+    def _check_finite(self, player: str, terms: dict[str, Term]) -> None:
+        finite = torch.stack([term.value.detach().isfinite().all() for term in terms.values()])
+        # All ranks must agree to stop, or the others wait for ever in their next all-reduce.
+        if self.trainer.strategy.reduce_boolean_decision(bool(finite.all()), all=True):
+            return
+        broken = [name for name, ok in zip(terms, finite.tolist(), strict=True) if not ok] or ["a term on another rank"]
+        raise NotFiniteError(
+            f"train/{player}/{', '.join(broken)} is not finite at iteration {self.iteration}: "
+            "the last checkpoint is from before; lower the learning rate, clip gradients or raise the precision."
+        )
+
+    def _log_terms(self, player: str, terms: dict[str, Term], loss: Tensor) -> None:
+        values = {f"train/{player}/{name}": term.value.detach() for name, term in terms.items()}
+        if len(terms) > 1:
+            values[f"train/{player}/loss"] = loss.detach()
+        self.log_dict(values, batch_size=1)
+        self.log("train/iteration", float(self.iteration), batch_size=1)
+
+
+class AdversarialModule(AdaptationModule):
+    """A method whose players move against each other: several backward passes in a step, each through part of the networks."""
+
+    # Plain ``ddp`` fails at the second backward pass; see also the table of strategies in the documentation.
+    ddp_strategy = "ddp_find_unused_parameters_true"
+
+
+@contextmanager
+def frozen(*networks: nn.Module) -> Iterator[None]:
+    """Losses computed inside reach through ``networks`` without giving their parameters a gradient."""
+    parameters = [p for network in networks for p in network.parameters() if p.requires_grad]
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+
+
+def _as_list(one_or_many: Any) -> list[Any]:
+    """Lightning hands out a list, a single object, or ``None``."""
+    if one_or_many is None:
+        return []
+    return one_or_many if isinstance(one_or_many, list) else [one_or_many]

@@ -1,0 +1,96 @@
+"""What a run leaves behind: ``metrics.json``, a table, bars."""
+
+import json
+import platform
+import resource
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+Scores = Mapping[str, float]
+
+
+def write_metrics(file: Path, summary: Mapping[str, Any]) -> None:
+    """Write ``metrics.json`` in one step, so that no half-written file is ever found; NaN becomes null."""
+    text = json.dumps(_without_nan(summary), indent=2, allow_nan=False)
+    partial = file.with_suffix(".partial")
+    partial.write_text(text + "\n")
+    partial.rename(file)
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the numbers depend on."""
+    packages = ("torch", "torchvision", "lightning", "torchmetrics")
+    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
+
+
+def peak_memory_mb() -> float:
+    """Largest memory of this process so far: on the GPU where one was used, else resident."""
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        return torch.cuda.max_memory_allocated() / 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if platform.system() == "Darwin" else 2**10)
+
+
+def print_table(scores: Scores, title: str) -> None:
+    """One row a metric, one column a test set; where the run has source-only scores, they stand beside with the gain."""
+    columns: dict[str, dict[str, float]] = {}
+    for key, value in scores.items():
+        column, metric = _split(key)
+        columns.setdefault(column, {})[metric] = value
+    table = Table(title=title, title_justify="left")
+    table.add_column("metric (%)")
+    for column in columns:
+        table.add_column(column, justify="right")
+    for metric in dict.fromkeys(metric for column in columns.values() for metric in column):
+        cells = [f"{100 * column[metric]:.1f}" if metric in column else "" for column in columns.values()]
+        table.add_row(metric, *cells, style="bold" if "/" not in metric else None)
+    Console().print(table)
+
+
+def draw_bars(scores: Scores, file: Path) -> None:
+    """Bars of every per-class metric (``<set>/<metric>/<class>``), one panel a test set; nothing where there is none."""
+    panels: dict[str, dict[str, dict[str, float]]] = {}
+    for key, value in scores.items():
+        column, metric = _split(key)
+        name, _, item = metric.partition("/")
+        if item:
+            panels.setdefault(f"{column.removeprefix('source_only/')}: {name}", {}).setdefault(column, {})[item] = value
+    if not panels:
+        return
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 2.6 * len(panels)), layout="constrained")
+    for axes, (title, series) in zip(figure.subplots(len(panels), squeeze=False)[:, 0], panels.items(), strict=True):
+        for number, (column, values) in enumerate(series.items()):
+            width = 0.8 / len(series)
+            places = [i + (number - (len(series) - 1) / 2) * width for i in range(len(values))]
+            label = "source only" if column.startswith("source_only/") else "this method"
+            colour = "#9aa5b1" if label == "source only" else "#0b6e99"
+            axes.bar(places, [100 * v for v in values.values()], width, label=label, color=colour)
+        axes.set_xticks(range(len(values)), list(values), rotation=30, ha="right")
+        axes.set_title(f"{title} (%)", loc="left", fontsize=10)
+        axes.set_ylim(0, 100)
+        axes.spines[["top", "right"]].set_visible(False)
+        if len(series) > 1:
+            axes.legend(frameon=False)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(file, dpi=110)
+
+
+def _split(key: str) -> tuple[str, str]:
+    """``target/iou/road`` -> ``target``, ``iou/road``; ``source_only/target/miou`` -> ``source_only/target``, ``miou``."""
+    parts = key.split("/")
+    head = 2 if parts[0] == "source_only" else 1
+    return "/".join(parts[:head]), "/".join(parts[head:])
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _without_nan(item) for key, item in value.items()}
+    return None if isinstance(value, float) and value != value else value

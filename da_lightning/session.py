@@ -74,9 +74,7 @@ def _checkpoint_to_resume(cfg: DictConfig, run_dir: Path) -> str | None:
     return str(last) if cfg.resume == "auto" and last.is_file() else cfg.ckpt_path
 
 
-def _test(
-    trainer: L.Trainer, module: AdaptationModule, data: L.LightningDataModule, run_dir: Path
-) -> dict[str, float]:
+def _test(trainer: L.Trainer, module: AdaptationModule, data: L.LightningDataModule, run_dir: Path) -> dict[str, float]:
     """Scores of the last weights and, where the method began with source-only training, of what it began from."""
     if not data.test_dataloader():
         return {}
@@ -89,8 +87,10 @@ def _test(
 
 
 @contextmanager
-def _trainer(cfg: DictConfig, run_dir: Path, module: AdaptationModule, name: str, is_resumed: bool) -> Iterator[L.Trainer]:
-    """The trainer with its loggers and callbacks; closes W&B whatever happens, so that a sweep's next job has its own run."""
+def _trainer(
+    cfg: DictConfig, run_dir: Path, module: AdaptationModule, name: str, is_resumed: bool
+) -> Iterator[L.Trainer]:
+    """The trainer with loggers and callbacks; closes W&B whatever happens, so that the next job has its own run."""
     environment = os.environ.get("WANDB_MODE")
     if is_resumed and (run_dir / "metrics.csv").is_file():
         # The logger starts a new file; what the run logged before stays under the number of the attempt.

@@ -1,7 +1,7 @@
 """The one way from a configuration node to an object.
 
-Hydra's ``instantiate`` would do, but for three things: it copies what is already built into a configuration and back, its
-blocklist is no boundary, and it tells of a wrong type only in a traceback.
+Hydra's ``instantiate`` would do, but for three things: it copies what is already built into a configuration and
+back, its blocklist is no boundary, and it tells of a wrong type only in a traceback.
 """
 
 import os
@@ -54,7 +54,9 @@ def _trusted_target(path: str, key: str) -> Any:
     try:
         target = get_object(path)
     except (HydraException, ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"{key}._target_={path} cannot be imported ({_first_line(error)}): check its spelling.") from None
+        raise UserError(
+            f"{key}._target_={path} cannot be imported ({_first_line(error)}): check its spelling."
+        ) from None
     home = f"{getattr(target, '__module__', '')}.{getattr(target, '__qualname__', '')}"
     for name in (path, home):
         if not name.startswith(tuple(f"{package}." for package in trusted)):

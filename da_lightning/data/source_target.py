@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 class SourceTargetDataModule(L.LightningDataModule):
-    """Yields ``{"source": sample, "target": sample}`` in training and one named set after another in validation and test.
+    """Yields ``{"source": sample, "target": sample}`` in training, one named set after another otherwise.
 
     Training sets are indexed by a :data:`~da_lightning.data.samplers.Draw`, all others by a plain index.
 
@@ -27,7 +27,8 @@ class SourceTargetDataModule(L.LightningDataModule):
         batch_size: Source and target samples in a batch *on each device*.
         target_batch_size: Target samples, if other than ``batch_size``.
         eval_batch_size: Samples in a validation or test batch.
-        mode: Length of an epoch: until the larger domain (``max_size_cycle``) or the smaller one (``min_size``) is used up.
+        mode: Length of an epoch: until the larger domain (``max_size_cycle``) or the smaller one (``min_size``) is
+            used up.
         iterations_per_epoch: Length of an epoch in batches; ``None`` leaves it to ``mode``.
         num_workers: Loader processes of each domain; the samples do not depend on their number.
         pin_memory: Page-locked batches, for GPUs.
@@ -97,7 +98,7 @@ class SourceTargetDataModule(L.LightningDataModule):
         size, batch = len(cast(Sized, dataset)), self.batch_sizes[name]
         if size < batch:
             raise DataError(
-                f"The {name} set has {size} samples, fewer than one batch of {batch}: lower data.batch_size or give it more."
+                f"The {name} set has {size} samples, fewer than a batch of {batch}: lower data.batch_size or add more."
             )
 
     def epoch_length(self) -> int:

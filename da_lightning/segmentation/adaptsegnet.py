@@ -3,11 +3,13 @@
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
+import lightning.pytorch as L
 from torch import Tensor, nn
 
 from da_lightning.segmentation.losses import Gan, gan_loss, upsampled
 from da_lightning.segmentation.module import SegmentationModule
 from da_lightning.segmentation.networks.discriminator import OutputDiscriminator
+from da_lightning.training.callbacks import KeepSourceOnly
 from da_lightning.training.module import AdversarialModule, Player, Term, frozen
 from da_lightning.training.optimizers import poly
 
@@ -15,11 +17,14 @@ from da_lightning.training.optimizers import poly
 class AdaptSegNet(AdversarialModule, SegmentationModule):
     """Discriminators on the softmax maps make target predictions look like source predictions.
 
-    The segmenter minimises ``L_seg + sum_levels weight * L_adv``, where ``L_adv`` asks each discriminator to take a target
-    map for a source one (flipped label, not a reversed gradient). Each discriminator minimises half the sum of its losses
-    on both domains, on maps made before the segmenter's step: all gradients belong to the same weights, as in the paper.
+    The segmenter minimises ``L_seg + sum_levels weight * L_adv``, where ``L_adv`` asks each discriminator to take a
+    target map for a source one (flipped label, not a reversed gradient). Each discriminator minimises half the sum
+    of its losses on both domains, on maps made before the segmenter's step: all gradients belong to the same
+    weights, as in the paper.
 
     Args:
+        source_iters: Iterations on source labels alone before adaptation begins, for networks without pretrained
+            weights.
         levels: 1 adapts the main output alone, 2 the auxiliary output as well.
         adversarial_weights: Of ``L_adv``, main level first.
         gan: ``vanilla`` (cross-entropy) or ``least_squares`` (on raw scores).
@@ -31,6 +36,7 @@ class AdaptSegNet(AdversarialModule, SegmentationModule):
     def __init__(
         self,
         discriminator_optimizer: Mapping[str, Any],
+        source_iters: int = 0,
         levels: Literal[1, 2] = 2,
         adversarial_weights: tuple[float, float] = (0.001, 0.0002),
         gan: Gan = "vanilla",
@@ -42,14 +48,17 @@ class AdaptSegNet(AdversarialModule, SegmentationModule):
         self.save_hyperparameters()
         self.discriminator_optimizer, self.gan = discriminator_optimizer, gan
         self.adversarial_weights = adversarial_weights[:levels]
-        self.horizon = horizon or self.max_iters
+        self.horizon, self.source_iters = horizon or self.max_iters, source_iters
         self.discriminators = nn.ModuleList(
             OutputDiscriminator(len(self.classes), discriminator_width) for _ in self.adversarial_weights
         )
 
+    def configure_callbacks(self) -> list[L.Callback]:
+        return [KeepSourceOnly(self.source_iters)] if self.source_iters else []
+
     def players(self) -> dict[str, Player]:
         critics = {
-            name: Player({1.0: list(d.parameters())}, self.discriminator_optimizer)
+            name: Player([(1.0, list(d.parameters()))], self.discriminator_optimizer)
             for name, d in zip(self._discriminator_names, self.discriminators, strict=True)
         }
         return {"segmenter": self.segmenter(), **critics}
@@ -59,6 +68,9 @@ class AdaptSegNet(AdversarialModule, SegmentationModule):
 
     def updates(self, batch: dict[str, dict[str, Tensor]]) -> Iterator[tuple[str, dict[str, Term]]]:
         source, target = batch["source"], batch["target"]
+        if self.iteration < self.source_iters:
+            yield "segmenter", self.supervised(self.network(source["image"]), source["label"])
+            return
         # Two forward passes: with live batch-norm statistics one joint pass would be another method.
         source_levels = self.network(source["image"])
         target_levels = self.network(target["image"])
@@ -87,6 +99,8 @@ class AdaptSegNet(AdversarialModule, SegmentationModule):
         return [f"discriminator_{level + 1}" for level in range(len(self.adversarial_weights))]
 
     def _maps(self, levels: tuple[Tensor, ...], image: Tensor) -> list[Tensor]:
-        """Softmax of the logits at the image's size: upsampled first, or the discriminator would see too small a map."""
+        """Softmax of the logits, upsampled first: the discriminator would see too small a map."""
         size = image.shape[-2:]
-        return [upsampled(logits, size, self.align_corners).softmax(1) for logits in levels[: len(self.adversarial_weights)]]
+        return [
+            upsampled(logits, size, self.align_corners).softmax(1) for logits in levels[: len(self.adversarial_weights)]
+        ]

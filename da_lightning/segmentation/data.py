@@ -1,4 +1,4 @@
-"""Paired source and target loaders for segmentation: resizing, augmentation, and the pseudo labels of the present round."""
+"""Source and target loaders for segmentation: resizing, augmentation, the present round's pseudo labels."""
 
 from pathlib import Path
 from typing import Any, cast
@@ -80,12 +80,13 @@ class SegmentationDataModule(SourceTargetDataModule):
         for key, dataset in sets.items():
             if dataset.num_classes != len(classes):
                 raise DataError(
-                    f"data.{key} maps its labels to {dataset.num_classes} classes, but data.classes lists {len(classes)} "
-                    f"({', '.join(classes)}): make the two agree."
+                    f"data.{key} maps its labels to {dataset.num_classes} classes, but data.classes lists "
+                    f"{len(classes)} ({', '.join(classes)}): make the two agree."
                 )
             wanted = key != "target"
             if dataset.labelled != wanted:
-                raise DataError(f"data.{key} must {'' if wanted else 'not '}read labels: set data.{key}.labelled={wanted}.")
+                must = "must" if wanted else "must not"
+                raise DataError(f"data.{key} {must} read labels: set data.{key}.labelled={wanted}.")
 
 
 class Augmentation:
@@ -95,7 +96,9 @@ class Augmentation:
         crop_size, scale_jitter, flip, colour_jitter: See :class:`SegmentationDataModule`.
     """
 
-    def __init__(self, crop_size: Size | None, scale_jitter: tuple[float, float], flip: bool, colour_jitter: float) -> None:
+    def __init__(
+        self, crop_size: Size | None, scale_jitter: tuple[float, float], flip: bool, colour_jitter: float
+    ) -> None:
         self.crop_size, self.scale_jitter, self.flip = crop_size, tuple(scale_jitter), flip
         strength = colour_jitter
         self.colours = v2.ColorJitter(strength, strength, strength) if strength else v2.Identity()
@@ -134,7 +137,8 @@ class TrainingView(Dataset[Sample]):
     """A data set as training sees it: resized, augmented, addressed by (index, augmentation seed).
 
     Attributes:
-        pseudo_labels: Folder with a PNG of class ids for each image, at this view's size; ``None`` before the first round.
+        pseudo_labels: Folder with a PNG of class ids for each image, at this view's size; ``None`` before the first
+            round.
         mining: What crops look for, ``None`` for nothing.
     """
 
@@ -210,7 +214,11 @@ class EvaluationView(Dataset[Sample]):
 
     def __getitem__(self, index: int) -> Sample:
         sample = self.dataset[index]
-        return {"image": resized(sample["image"], self.size).float() / 255, "label": sample["label"].long(), "index": index}
+        return {
+            "image": resized(sample["image"], self.size).float() / 255,
+            "label": sample["label"].long(),
+            "index": index,
+        }
 
 
 def resized(image: Tensor, size: Size | list[int]) -> Tensor:
@@ -224,12 +232,16 @@ def resized_label(label: Tensor, size: Size | list[int]) -> Tensor:
     """``label`` uint8 [H, W], nearest (pixel centres, as Pillow does)."""
     if tuple(label.shape[-2:]) == tuple(size):
         return label
-    return TF.resize(tv_tensors.Mask(label[None]), list(size), v2.InterpolationMode.NEAREST_EXACT)[0].as_subclass(Tensor)
+    return TF.resize(tv_tensors.Mask(label[None]), list(size), v2.InterpolationMode.NEAREST_EXACT)[0].as_subclass(
+        Tensor
+    )
 
 
 def with_colours_of(image: Tensor, other: Tensor) -> Tensor:
     """``image`` with the channel means and deviations of ``other``; both uint8 [3, H, W]."""
     image, other = image.float(), other.float()
     mean, deviation = image.mean((1, 2), keepdim=True), image.std((1, 2), keepdim=True)
-    matched = (image - mean) / deviation.clamp(min=1) * other.std((1, 2), keepdim=True) + other.mean((1, 2), keepdim=True)
+    matched = (image - mean) / deviation.clamp(min=1) * other.std((1, 2), keepdim=True) + other.mean(
+        (1, 2), keepdim=True
+    )
     return matched.round().clamp(0, 255).to(torch.uint8)

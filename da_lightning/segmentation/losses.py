@@ -18,7 +18,7 @@ def upsampled(logits: Tensor, size: tuple[int, int] | torch.Size, align_corners:
 
 
 def pixel_cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
-    """Mean over the valid pixels of ``label`` [B, H, W]; 0 (not NaN) where there is none, as with empty pseudo labels."""
+    """Mean over the valid pixels of ``label`` [B, H, W]; 0, not NaN, where there is none."""
     summed = F.cross_entropy(logits, label, ignore_index=IGNORE, reduction="sum")
     return summed / (label != IGNORE).sum().clamp(min=1)
 

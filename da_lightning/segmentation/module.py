@@ -57,7 +57,9 @@ class SegmentationModule(AdaptationModule):
     def segmenter(self) -> Player:
         """The network as a player."""
         groups = self.network.parameter_groups()
-        return Player({1.0: groups["backbone"], self.head_lr_factor: groups["heads"]}, self.optimizer_options, self.clip_norm)
+        return Player(
+            [(1.0, groups["backbone"]), (self.head_lr_factor, groups["heads"])], self.optimizer_options, self.clip_norm
+        )
 
     def supervised(self, levels: Sequence[Tensor], label: Tensor) -> dict[str, Term]:
         """Cross-entropy of each level's logits, upsampled to ``label`` [B, H, W]."""
@@ -66,6 +68,12 @@ class SegmentationModule(AdaptationModule):
             name: Term(pixel_cross_entropy(upsampled(logits, label.shape[-2:], self.align_corners), label), weight)
             for name, weight, logits in zip(names, weights, levels, strict=False)
         }
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        # The weights are in the checkpoint: whoever loads it must not need the files that training began from.
+        saved = checkpoint["hyper_parameters"]
+        saved["init_from"] = None
+        saved["network"] = {key: None if key == "pretrained" else value for key, value in saved["network"].items()}
 
     # -- evaluation --------------------------------------------------------------------------------------------------
 
@@ -88,7 +96,8 @@ class SegmentationModule(AdaptationModule):
         self.log_dict(self._scores())
 
     def _begin_evaluation(self, names: str) -> None:
-        # A class that is neither in the labels nor predicted has no IoU: NaN, left out of the mean, as the benchmark does.
+        # A class that is neither in the labels nor predicted has no IoU: NaN, left out of the mean, as the benchmark
+        # does.
         self._ious = {
             name: MulticlassJaccardIndex(
                 len(self.classes), average="none", ignore_index=IGNORE, zero_division=float("nan"), sync_on_compute=True

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from da_lightning.errors import UserError
+from da_lightning.segmentation.losses import IGNORE
 
-IGNORE = 255
 SMALLEST = torch.finfo(torch.float32).tiny  # no threshold is 0, so p / tau is always a number
 HIGH_BINS = (torch.tensor(1.0).view(torch.int32).item() >> 16) + 1  # high halves of the bits of 0..1
 LOW_BINS = 1 << 16

@@ -1,7 +1,7 @@
 """Self-training with pseudo labels: ST, CBST and CBST-SP (Zou et al., ECCV 2018).
 
-A round labels the target set with the present weights, keeps the most confident portion, and trains on source labels and
-pseudo labels together; the portion grows from round to round.
+A round labels the target set with the present weights, keeps the most confident portion, and trains on source labels
+and pseudo labels together; the portion grows from round to round.
 """
 
 import logging
@@ -25,6 +25,7 @@ from da_lightning.segmentation.mining import Mining, mining_classes
 from da_lightning.segmentation.pseudo_labels import Thresholds, class_counts, find_thresholds, realised_shares, select
 from da_lightning.segmentation.source_only import SourceOnly
 from da_lightning.segmentation.spatial_prior import prior_pictures, save_prior, spatial_prior
+from da_lightning.training.callbacks import KeepSourceOnly
 from da_lightning.training.module import Term
 from da_lightning.training.optimizers import poly
 
@@ -96,7 +97,7 @@ class SelfTrainedSegmenter(SourceOnly):
         )
 
     def configure_callbacks(self) -> list[L.Callback]:
-        return [self.self_training]
+        return [KeepSourceOnly(self.source_iters), self.self_training]
 
     def lr_factor(self, iteration: int) -> float:
         if iteration < self.source_iters:
@@ -117,8 +118,8 @@ class SelfTrainedSegmenter(SourceOnly):
 class SelfTraining(L.Callback):
     """Labels the target set at the start of each round and hands the labels to the data module.
 
-    Labels are written to ``pseudo_labels/round_<k>/*.png`` (class ids, 255 = none) under the run folder, with overlays in
-    ``pictures/``. The target's own labels are never opened.
+    Labels are written to ``pseudo_labels/round_<k>/*.png`` (class ids, 255 = none) under the run folder, with
+    overlays in ``pictures/``. The target's own labels are never opened.
 
     Args:
         rounds: Number of rounds.
@@ -141,7 +142,9 @@ class SelfTraining(L.Callback):
         for name, (first, _, bound) in (("portion", portions), ("source_share", source_shares)):
             for key, value in ((name, first), (f"max_{name}", bound)):
                 if not 0 < value <= 1:
-                    raise UserError(f"method.{key}={value} is not a share: give a number above 0 and up to 1, e.g. 0.2.")
+                    raise UserError(
+                        f"method.{key}={value} is not a share: give a number above 0 and up to 1, e.g. 0.2."
+                    )
         self.rounds, self.policy, self.portions, self.source_shares = rounds, policy, portions, source_shares
         self.use_spatial_prior, self.mining_chance = use_spatial_prior, mining_chance
         self.threshold_stride, self.flip_average = threshold_stride, flip_average
@@ -181,8 +184,6 @@ class SelfTraining(L.Callback):
         if done >= module.max_iters:
             if self.target_statistics:
                 self._estimate_statistics(trainer, module)
-            if not self.rounds:
-                self._keep_source_only(trainer)
         elif self.round < self.rounds and done >= module.source_iters + self.round * module.iters_per_round:
             self._begin_round(trainer, module)
 
@@ -194,15 +195,14 @@ class SelfTraining(L.Callback):
             data.iterations_per_epoch = longest
         elif longest % data.iterations_per_epoch:
             raise UserError(
-                f"data.iterations_per_epoch={data.iterations_per_epoch} must divide method.source_iters={module.source_iters} "
-                f"and method.iters_per_round={module.iters_per_round}, since rounds begin where epochs end: use {longest}."
+                f"data.iterations_per_epoch={data.iterations_per_epoch} must divide method.source_iters="
+                f"{module.source_iters} and method.iters_per_round={module.iters_per_round}, since rounds begin where "
+                f"epochs end: use {longest}."
             )
 
     # -- a round -------------------------------------------------------------------------------------------------------
 
     def _begin_round(self, trainer: L.Trainer, module: SelfTrainedSegmenter) -> None:
-        if self.round == 0:
-            self._keep_source_only(trainer)
         self.round += 1
         if self.target_statistics:
             self._estimate_statistics(trainer, module)
@@ -229,16 +229,13 @@ class SelfTraining(L.Callback):
             origin = next((folder for folder in (there, Path(self.folder)) if folder.is_dir()), None)
             if origin is None:
                 raise CheckpointError(
-                    f"The checkpoint is from inside round {self.round}, whose pseudo labels were in {self.folder} and are "
-                    "gone: put that folder back, or begin a new run with method.init_from=<the checkpoint>."
+                    f"The checkpoint is from inside round {self.round}, whose pseudo labels were in {self.folder} "
+                    "and are gone: put that folder back, or begin a new run with method.init_from=<the checkpoint>."
                 )
             if trainer.is_global_zero:
                 shutil.copytree(origin, here)
         trainer.strategy.barrier()
         return here
-
-    def _keep_source_only(self, trainer: L.Trainer) -> None:
-        trainer.save_checkpoint(Path(trainer.default_root_dir) / "checkpoints" / "source_only.ckpt", weights_only=True)
 
     def _estimate_statistics(self, trainer: L.Trainer, module: SelfTrainedSegmenter) -> None:
         batches = self._target_batches(trainer)
@@ -255,7 +252,9 @@ class SelfTraining(L.Callback):
         module.eval()
         data, prior = _datamodule(trainer), self._spatial_prior(trainer, module)
         # Logits at the network's stride are small enough to keep; probabilities at the image's size are not.
-        logits = [(batch["index"], self._logits(trainer, module, batch["image"])) for batch in self._target_batches(trainer)]
+        logits = [
+            (batch["index"], self._logits(trainer, module, batch["image"])) for batch in self._target_batches(trainer)
+        ]
 
         def maps() -> Iterator[Tensor]:
             return (self._probabilities(module, views, data.target_view.size, prior) for _, views in logits)
@@ -352,7 +351,9 @@ class SelfTraining(L.Callback):
 def _datamodule(trainer: L.Trainer) -> SegmentationDataModule:
     data = getattr(trainer, "datamodule", None)
     if not isinstance(data, SegmentationDataModule):
-        raise UserError("Self-training labels the target set, so it needs Trainer.fit(..., datamodule=SegmentationDataModule).")
+        raise UserError(
+            "Self-training labels the target set, so it needs Trainer.fit(..., datamodule=SegmentationDataModule)."
+        )
     return data
 
 

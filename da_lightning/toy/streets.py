@@ -2,8 +2,8 @@
 
 Both looks share the rules of the scene (a straight street of boxes and blobs, seen from a car) and differ in paint,
 light, haze, texture and sensor. The gap is set by design: paints and lens were tuned until a small network trained from
-scratch on ``game`` did badly, but not hopelessly, on ``camera``. So this world shows that an adaptation method works, not
-how well it does elsewhere.
+scratch on ``game`` did badly, but not hopelessly, on ``camera``. So this world shows that an adaptation method
+works, not how well it does elsewhere.
 
 Chance comes from `random.Random` and floats see elementary operations only, so a seed gives the same bytes on every
 machine with the same Pillow.

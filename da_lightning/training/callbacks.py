@@ -31,6 +31,30 @@ class StopAtIteration(L.Callback):
             trainer.should_stop = True
 
 
+class KeepSourceOnly(L.Callback):
+    """Keeps the weights that adaptation begins from, so that a run shows its own gain.
+
+    Args:
+        after: Iterations of source-only training; 0 keeps the weights the run was given.
+    """
+
+    def __init__(self, after: int) -> None:
+        self.after = after
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self.after == 0 and trainer.ckpt_path is None:
+            self._keep(trainer)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if cast(AdaptationModule, pl_module).iteration + 1 == self.after:
+            self._keep(trainer)
+
+    def _keep(self, trainer: L.Trainer) -> None:
+        trainer.save_checkpoint(Path(trainer.default_root_dir) / "checkpoints" / "source_only.ckpt", weights_only=True)
+
+
 class ChannelsLast(L.Callback):
     """Stores convolution weights channels-last: same numbers up to rounding, often faster convolutions."""
 
@@ -76,7 +100,11 @@ class Pictures(L.Callback):
         batches = self._tests.setdefault(names[dataloader_idx], [])
         # Spread over the set: neighbouring samples are often neighbouring frames.
         loader_length = int(trainer.num_test_batches[dataloader_idx])
-        if trainer.is_global_zero and batch_idx % max(1, loader_length // self.count) == 0 and len(batches) < self.count:
+        if (
+            trainer.is_global_zero
+            and batch_idx % max(1, loader_length // self.count) == 0
+            and len(batches) < self.count
+        ):
             first = {key: value[:1] for key, value in batch.items()}
             batches.append(cast(AdaptationModule, pl_module).pictures(first))
 

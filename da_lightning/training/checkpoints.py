@@ -23,8 +23,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise CheckpointError(
-            f"{path} holds more than tensors and plain values, or is damaged, and was not opened, since such a file can "
-            "run code: save it again from a source you trust as a plain state dict."
+            f"{path} holds more than tensors and plain values, or is damaged, and was not opened, since such a "
+            "file can run code: save it again from a source you trust as a plain state dict."
         ) from None
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise CheckpointError(
@@ -32,5 +32,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             "copy it again or take an earlier one."
         ) from None
     if not isinstance(content, dict):
-        raise CheckpointError(f"{path} holds a {type(content).__name__}, not the dict of a checkpoint: give another file.")
+        raise CheckpointError(
+            f"{path} holds a {type(content).__name__}, not the dict of a checkpoint: give another file."
+        )
     return content

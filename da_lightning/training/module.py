@@ -1,6 +1,6 @@
 """The training step that all methods share: named players, each with networks, terms, an optimiser and a schedule."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -25,12 +25,12 @@ class Player:
     """Parameters that one loss moves.
 
     Args:
-        groups: Parameters by their factor on the learning rate.
+        groups: Factors on the learning rate, and the parameters each applies to.
         optimizer: ``{"name": "SGD", "lr": ..., ...}``, see :func:`~da_lightning.training.optimizers.make_optimizer`.
         clip_norm: Largest gradient norm, after unscaling; ``None`` does not clip.
     """
 
-    groups: Mapping[float, list[nn.Parameter]]
+    groups: Sequence[tuple[float, list[nn.Parameter]]]
     optimizer: Mapping[str, Any]
     clip_norm: float | None = None
 
@@ -113,7 +113,7 @@ class AdaptationModule(L.LightningModule):
         # The hook comes after unscaling; clipping between backward and step would clip scaled fp16 gradients.
         for player, own in zip(self._players.values(), _as_list(self.optimizers()), strict=True):
             if own.optimizer is optimizer and player.clip_norm is not None:
-                clip_grad_norm_([p for group in player.groups.values() for p in group], player.clip_norm)
+                clip_grad_norm_([p for _, group in player.groups for p in group], player.clip_norm)
 
     def _check_finite(self, player: str, terms: dict[str, Term]) -> None:
         finite = torch.stack([term.value.detach().isfinite().all() for term in terms.values()])
@@ -135,7 +135,7 @@ class AdaptationModule(L.LightningModule):
 
 
 class AdversarialModule(AdaptationModule):
-    """A method whose players move against each other: several backward passes in a step, each through part of the networks."""
+    """A method whose players move against each other: several backward passes in a step."""
 
     # Plain ``ddp`` fails at the second backward pass; see also the table of strategies in the documentation.
     ddp_strategy = "ddp_find_unused_parameters_true"

@@ -1,6 +1,6 @@
-"""Optimisers and schedules from plain numbers, so that a checkpoint's hyper-parameters load without any class of ours."""
+"""Optimisers and schedules from plain numbers, which a checkpoint can hold."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,11 +10,13 @@ from da_lightning.arguments import checked_arguments
 from da_lightning.errors import UserError
 
 
-def make_optimizer(groups: Mapping[float, list[nn.Parameter]], options: Mapping[str, Any]) -> torch.optim.Optimizer:
+def make_optimizer(
+    groups: Sequence[tuple[float, list[nn.Parameter]]], options: Mapping[str, Any]
+) -> torch.optim.Optimizer:
     """Build an optimiser of ``torch.optim``.
 
     Args:
-        groups: Parameters by their factor on the learning rate.
+        groups: Factors on the learning rate, and the parameters each applies to.
         options: ``name`` (a class of ``torch.optim``), ``lr``, and whatever else that class takes.
 
     Raises:
@@ -27,7 +29,7 @@ def make_optimizer(groups: Mapping[float, list[nn.Parameter]], options: Mapping[
         raise UserError(f"method.*.name={name} is no optimiser of torch.optim: use SGD, Adam, AdamW, ...")
     checked_arguments(kind, {"params": [], **options}, f"the {name} optimiser")
     lr = options.pop("lr")
-    return kind([{"params": p, "lr": lr * factor} for factor, p in groups.items() if p], **options)
+    return kind([{"params": p, "lr": lr * factor} for factor, p in groups if p], **options)
 
 
 def poly(iteration: int, horizon: int, power: float = 0.9) -> float:

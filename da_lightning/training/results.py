@@ -38,7 +38,7 @@ def peak_memory_mb() -> float:
 
 
 def print_table(scores: Scores, title: str) -> None:
-    """One row a metric, one column a test set; where the run has source-only scores, they stand beside with the gain."""
+    """One row a metric, one column a test set; source-only scores stand beside."""
     columns: dict[str, dict[str, float]] = {}
     for key, value in scores.items():
         column, metric = _split(key)
@@ -54,7 +54,7 @@ def print_table(scores: Scores, title: str) -> None:
 
 
 def draw_bars(scores: Scores, file: Path) -> None:
-    """Bars of every per-class metric (``<set>/<metric>/<class>``), one panel a test set; nothing where there is none."""
+    """Bars of every per-class metric (``<set>/<metric>/<class>``), one panel a test set."""
     panels: dict[str, dict[str, dict[str, float]]] = {}
     for key, value in scores.items():
         column, metric = _split(key)
@@ -84,7 +84,7 @@ def draw_bars(scores: Scores, file: Path) -> None:
 
 
 def _split(key: str) -> tuple[str, str]:
-    """``target/iou/road`` -> ``target``, ``iou/road``; ``source_only/target/miou`` -> ``source_only/target``, ``miou``."""
+    """``source_only/target/iou/road`` -> ``source_only/target``, ``iou/road``."""
     parts = key.split("/")
     head = 2 if parts[0] == "source_only" else 1
     return "/".join(parts[:head]), "/".join(parts[head:])

@@ -17,8 +17,8 @@ NETWORKS: dict[str, type[nn.Module]] = {"light": LightNet, "deeplab": DeepLabV2,
 def build_network(options: Mapping[str, Any], num_classes: int) -> nn.Module:
     """Build a segmentation network.
 
-    Every network takes RGB in [0, 1], [B, 3, H, W], normalises by itself, and returns logits [B, K, h, w] at its own stride,
-    the main level first. ``parameter_groups()`` tells the heads (10x learning rate) from the backbone.
+    Every network takes RGB in [0, 1], [B, 3, H, W], normalises by itself, and returns logits [B, K, h, w] at its own
+    stride, the main level first. ``parameter_groups()`` tells the heads (10x learning rate) from the backbone.
 
     Args:
         options: ``name`` (a key of :data:`NETWORKS`) and that class's arguments.

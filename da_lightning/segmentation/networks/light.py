@@ -30,7 +30,7 @@ class LightNet(nn.Module):
         self.auxiliary = nn.Conv2d(4 * width, num_classes, 1) if multi_level else None
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        """Logits of an RGB image [B, 3, H, W] in [0, 1]: main [B, K, H/4, W/4] and, if any, auxiliary [B, K, H/8, W/8]."""
+        """Logits of an image [B, 3, H, W] in [0, 1]: main [B, K, H/4, W/4], perhaps auxiliary [B, K, H/8, W/8]."""
         x4 = self.stage4(self.stem((image - 0.45) / 0.25))
         x8 = self.stage8(x4)
         x16 = self.stage16(x8)
@@ -47,7 +47,9 @@ class LightNet(nn.Module):
 class _Residual(nn.Module):
     def __init__(self, channels_in: int, channels_out: int, stride: int = 1) -> None:
         super().__init__()
-        self.body = nn.Sequential(_conv(channels_in, channels_out, stride), _conv(channels_out, channels_out, act=False))
+        self.body = nn.Sequential(
+            _conv(channels_in, channels_out, stride), _conv(channels_out, channels_out, act=False)
+        )
         same = channels_in == channels_out and stride == 1
         self.skip = nn.Identity() if same else _conv(channels_in, channels_out, stride, kernel=1, act=False)
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torchvision.models import get_model_weights
 
 from da_lightning.errors import CheckpointError, UserError
+from da_lightning.training.checkpoints import read_checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +23,7 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     Raises:
         CheckpointError: The file is missing, damaged, holds pickled code, or holds no state dict.
     """
-    return _state_dict(_read(path), path)
+    return _state_dict(read_checkpoint(path), path)
 
 
 def imagenet_state_dict(model: str) -> dict[str, Tensor]:
@@ -93,7 +94,7 @@ def load_weights(network: nn.Module, path: str | Path, classes: Iterable[str] | 
     Raises:
         CheckpointError: An unreadable file, other classes, missing or surplus names; ``network`` is then untouched.
     """
-    content = _read(path)
+    content = read_checkpoint(path)
     settings = content.get("hyper_parameters")
     recorded = settings.get("classes") if isinstance(settings, Mapping) else None
     if classes and recorded and list(classes) != list(recorded):
@@ -126,20 +127,6 @@ def load_weights(network: nn.Module, path: str | Path, classes: Iterable[str] | 
     network.load_state_dict(state, strict=False)
     if silent:
         logger.info("%s does not say what its heads sum: two branches, unless legacy_head was set.", path)
-
-
-def _read(path: str | Path) -> Mapping[str, Any]:
-    path = Path(path).expanduser()
-    if not path.is_file():
-        raise CheckpointError(f"Expected a weight file at {path}, but there is none; check the path.")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises a dozen kinds for a damaged file
-        raise CheckpointError(
-            f"Expected a file of tensors that torch.load(weights_only=True) reads, but {path} is damaged or holds "
-            "Python objects, which are never run; fetch it again or save its state_dict() alone."
-        ) from error
-    return content if isinstance(content, Mapping) else {}
 
 
 def _state_dict(content: Mapping[str, Any], path: str | Path) -> dict[str, Tensor]:

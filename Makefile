@@ -1,0 +1,32 @@
+# `make demo` and `make test` do all the set-up on a machine with Python 3.10+ and make.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint bench
+
+help:     ## this list
+	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+
+install: $(BIN)/.installed  ## virtual environment in .venv with everything
+
+$(BIN)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	touch $@
+
+demo: install  ## class-balanced self-training on drawn streets: a table and pictures in three minutes
+	$(BIN)/python -m da_lightning.run
+
+test: install lint  ## lint and the whole test suite
+	$(BIN)/python -m pytest
+
+lint: install  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: install  ## speed ratios, side by side in one run
+	$(BIN)/python -m benchmarks.pseudo_labels

@@ -4,10 +4,12 @@ Composes the options under ``conf/``, then trains and tests; :mod:`da_lightning.
 """
 
 import os
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -35,7 +37,7 @@ def main() -> None:
 def run(cfg: DictConfig) -> float | None:
     """One run, or one job of a sweep; returns the score named by ``objective``, for sweepers."""
     try:
-        missing = sorted(OmegaConf.missing_keys(cfg))
+        missing = sorted(_missing_keys(OmegaConf.to_container(cfg)))
         if missing:
             raise UserError(f"{', '.join(missing)} must be set: add {missing[0]}=... to the command.")
         from da_lightning.session import train_and_test
@@ -44,7 +46,26 @@ def run(cfg: DictConfig) -> float | None:
         choices = hydra_cfg.runtime.choices
         return train_and_test(cfg, Path(hydra_cfg.runtime.output_dir), choices["method"], choices["data"])
     except (UserError, OmegaConfBaseException) as error:
-        raise CompactHydraException(f"error: {error}") from None
+        raise CompactHydraException(f"error: {_sentence(error)}") from None
+
+
+def _missing_keys(node: Any, key: str = "") -> Iterator[str]:
+    """Options still to be given; OmegaConf's own search stops at the first that refers to one."""
+    if isinstance(node, dict):
+        for name, value in node.items():
+            yield from _missing_keys(value, f"{key}.{name}".lstrip("."))
+    elif node == "???":
+        yield key
+
+
+def _sentence(error: UserError | OmegaConfBaseException) -> str:
+    """What a `UserError` says, without what came around it on the way: a resolver's words, a worker's traceback."""
+    inner: BaseException | None = error
+    while inner is not None and not isinstance(inner, UserError):
+        inner = inner.__context__
+    if inner is None:
+        return f"{getattr(error, 'full_key', None)}: {str(error).splitlines()[0]}."
+    return re.sub(r"(?ms).*^[\w.]*Error: ", "", str(inner).strip())
 
 
 def refuse_swept_devices(arguments: Sequence[str]) -> None:

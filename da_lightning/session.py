@@ -15,7 +15,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger
 from omegaconf import DictConfig, OmegaConf
 
 from da_lightning.config.build import build
-from da_lightning.training.checkpoints import read_checkpoint
+from da_lightning.training.checkpoints import check_resumable, read_checkpoint
 from da_lightning.training.module import AdaptationModule
 from da_lightning.training.results import draw_bars, peak_memory_mb, print_table, versions, write_metrics
 from da_lightning.training.strategy import resolve_strategy
@@ -39,11 +39,15 @@ def train_and_test(cfg: DictConfig, run_dir: Path, method: str, data_name: str) 
         log.info("%s is finished: skipped.", run_dir)
         return json.loads((run_dir / "metrics.json").read_text())["test"].get(cfg.objective)
     checkpoint = _checkpoint_to_resume(cfg, run_dir)
-    if checkpoint:
-        read_checkpoint(checkpoint)  # tells of a damaged or hostile file before anything is built
+    # Tells of a damaged or hostile file before anything is built.
+    content = read_checkpoint(checkpoint) if checkpoint else {}
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     data = cast(L.LightningDataModule, build(cfg.data, "data"))
     module = cast(AdaptationModule, build(cfg.method, "method"))
+    if checkpoint:
+        check_resumable(checkpoint, content, module)
+    del content  # as large as the network and its optimisers together
+    (run_dir / "metrics.json").unlink(missing_ok=True)  # of an earlier run in this folder
     with _trainer(cfg, run_dir, module, f"{method}/{data_name}", is_resumed=checkpoint is not None) as trainer:
         log.info("Run folder: %s", run_dir)
         log.info("%s on %s, seed %d, precision %s.", method, data_name, cfg.seed, trainer.precision)
@@ -63,7 +67,8 @@ def train_and_test(cfg: DictConfig, run_dir: Path, method: str, data_name: str) 
                 "peak_memory_mb": round(peak_memory_mb(), 1),
             }
             draw_bars(scores, run_dir / "pictures" / "per_class.png")
-            print_table(scores, f"{method} on {data_name} (last iteration, seed {cfg.seed})")
+            if scores:
+                print_table(scores, f"{method} on {data_name} (last iteration, seed {cfg.seed})")
             print(f"{run_dir}: {summary['seconds']:.0f} s, {summary['peak_memory_mb']:.0f} MB")
             write_metrics(run_dir / "metrics.json", summary)
     return scores.get(cfg.objective)
@@ -77,6 +82,7 @@ def _checkpoint_to_resume(cfg: DictConfig, run_dir: Path) -> str | None:
 def _test(trainer: L.Trainer, module: AdaptationModule, data: L.LightningDataModule, run_dir: Path) -> dict[str, float]:
     """Scores of the last weights and, where the method began with source-only training, of what it began from."""
     if not data.test_dataloader():
+        log.info("data.tests names no labelled set, so there is nothing to test: look at pictures/.")
         return {}
     scores = {name: float(value) for name, value in trainer.test(module, datamodule=data, verbose=False)[0].items()}
     source_only = run_dir / "checkpoints" / "source_only.ckpt"

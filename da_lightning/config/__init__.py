@@ -1,5 +1,19 @@
 """Where the options live and how they become objects; only the front doors look in here."""
 
+from typing import Any
+
+from omegaconf import OmegaConf
+
 from da_lightning.config.paths import CONF_DIR
 
 __all__ = ["CONF_DIR"]
+
+
+def _class_map(path: str, part: str) -> Any:
+    """``${class_map:<file>,colors}``, ``ids`` or ``count``."""
+    from da_lightning.config.class_map import read_class_map  # slow to import, and most commands never get here
+
+    return getattr(read_class_map(path), part)
+
+
+OmegaConf.register_new_resolver("class_map", _class_map, replace=True)

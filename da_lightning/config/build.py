@@ -27,10 +27,13 @@ def build(node: DictConfig, key: str, **extra: Any) -> Any:
         extra: Keyword arguments that no yaml can hold (loggers, callbacks).
 
     Raises:
-        UserError: A target outside the trusted packages, an unknown option, a value of a wrong type.
+        UserError: A target outside the trusted packages, an unknown option, a value of a wrong type, a missing package.
     """
     plain = OmegaConf.to_container(node, resolve=True)
-    return _build(plain, key, extra)
+    try:
+        return _build(plain, key, extra)
+    except ModuleNotFoundError as error:
+        raise UserError(f"{key} needs a package that is not installed: {_first_line(error)}") from None
 
 
 def _build(node: Any, key: str, extra: dict[str, Any] | None = None) -> Any:

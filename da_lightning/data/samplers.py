@@ -5,6 +5,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch.utils.data import Sampler
 
+from da_lightning.seeds import mixed_seed
+
 Draw = tuple[int, int]
 """A sample's index and the seed of its augmentation."""
 
@@ -36,7 +38,7 @@ class PassSampler(Sampler[Draw]):
         return self.length
 
     def __iter__(self) -> Iterator[Draw]:
-        generator = torch.Generator().manual_seed((self.seed << 32) + self.epoch)
+        generator = torch.Generator().manual_seed(mixed_seed(self.seed, self.epoch))
         stream = self._stream(generator)
         for position in range(self.length * self.world_size):
             draw = next(stream)

@@ -37,7 +37,7 @@ class SegmentationDataModule(SourceTargetDataModule):
         colour_jitter: Strength of random brightness, contrast and saturation.
         match_colours: Give each source image the channel means and deviations of a random target image.
         cache: Keep resized images in memory as uint8 (each loader process its own).
-        root: A folder that the sets share; only a configuration refers to it.
+        root, class_map: What the sets share; only a configuration refers to it.
         loader: See :class:`~da_lightning.data.source_target.SourceTargetDataModule`.
     """
 
@@ -57,6 +57,7 @@ class SegmentationDataModule(SourceTargetDataModule):
         match_colours: bool = False,
         cache: bool = False,
         root: str | None = None,
+        class_map: str | None = None,
         **loader: Any,
     ) -> None:
         tests, validations = tests or {}, validations or {}

@@ -85,21 +85,21 @@ STYLES: dict[str, Style] = {
     ),
     "camera": Style(
         paints={
-            "sky": "68a0e0 88b4e0 a6bed6", "horizon": "d8e2ec ecdcce", "cloud": "e2e4e8 ccd0d8", "skyline": "a8a6a8",
+            "sky": "60a0e6 80b4e8 9cbee0", "horizon": "c4dcf4 dcdcdc", "cloud": "e2e4e8 ccd0d8", "skyline": "a8a6a8",
             "road": "5a5a60 686664 525054", "lane": "bcb8ac", "white": "bcb8ac",
             "sidewalk": "a09890 aca092", "curb": "b4aea6",
             "wall": "ba8868 c4a87a 965c4e ccc4b4 8a8e96 a87862", "trim": "aca498", "roof": "544844 46484e",
             "window": "3a3e44 54585c", "door": "3e322a 363c3a", "fence": "967050 beb8ac",
             "grass": "688a42", "leaf": "427034 587a34 38623a 747c36", "trunk": "423830",
-            "pole": "3e4042 4a4846", "sign": "a2302c 304c80 be9c3c", "case": "24262a",
+            "pole": "3e4042 4a4846", "sign": "c03034 2c5cae d8ac3c", "case": "24262a",
             "car": "24262a c4c4c2 7c7e82 4e2222 2c384e a09a8e", "bus": "b84230 d08a40",
             "glass": "2c3034", "tyre": "1a1919",
             "skin": "b8927a 684a3a a07a62", "hair": "2c2420 181616 6e6052",
             "shirt": "423e46 963638 465c86 b2aa9c 786842", "trousers": "262832 343232 4c443c",
         },
         spread=14, greenery=0.34, traffic=0.5, leaves=(13, 0.68), sides=(0.86, 1.0), softness=3.0, haze=0.5,
-        texture=0.1, exposure=(0.86, 1.14), gamma=(0.85, 1.1), warmth=(-0.04, 0.1), saturation=(0.75, 1.05),
-        vignette=0.24, blur=0.25, noise=4.0,
+        texture=0.1, exposure=(0.86, 1.14), gamma=(0.85, 1.1), warmth=(-0.04, 0.06), saturation=(0.5, 0.75),
+        vignette=0.24, blur=0.15, noise=4.0,
     ),
 }  # fmt: skip
 
@@ -174,7 +174,7 @@ class View:
         self.marker.rectangle((left, high, left + wide - 1, low), _ID[name])
 
     def box(self, x: float, ys: Span, zs: Span, halves: Span, slant: Span, colour: Colour, name: str) -> list[Face]:
-        """A box that may narrow upwards (half widths, slant of both ends). Returns the faces we see, the near end last."""
+        """A box that may narrow upwards (half widths, slant of both ends). Returns the faces in view, the end last."""
         (y0, y1), (z0, z1), (low, high), (front, rear) = ys, zs, halves, slant
         faces = []
         if y1 < self.y:
@@ -207,7 +207,7 @@ def steps(start: float, stop: float, step: float) -> list[float]:
 
 def draw_sky(view: View) -> None:
     """A gradient down to the horizon, clouds, and a far skyline."""
-    rng, top, low = view.rng, np.float32(view.paint("sky")), np.float32(view.haze)
+    rng, top, low = view.rng, np.array(view.paint("sky"), np.float32), np.array(view.haze, np.float32)
     ramp = np.minimum(np.arange(view.height, dtype=np.float32) / np.float32(view.v), 1)[:, None]
     rows = (top + (low - top) * ramp * ramp).astype(np.uint8)
     view.sheet.paste(Image.fromarray(rows[:, None]).resize(view.sheet.size))
@@ -471,12 +471,12 @@ def develop(picture: Image.Image, label: np.ndarray, style: Style, rng: random.R
         for cell, weight in ((1, 0.5), (3, 0.5), (12, 0.6)):
             coarse = Image.fromarray(dice(height // cell + 1, width // cell + 1)).resize((width, height), resize)
             grain += np.float32(weight * style.texture) * (np.asarray(coarse, np.float32) / 127.5 - 1)
-        rough = np.float32([_ROUGH.get(name, 1.0) for name in CLASSES])
+        rough = np.array([_ROUGH.get(name, 1.0) for name in CLASSES], np.float32)
         pixels = pixels * (1 + rough[label] * grain)[..., None]
     grey = (pixels[..., :1] + pixels[..., 1:2] + pixels[..., 2:]) / 3
     down, right = np.linspace(-1, 1, height, dtype=np.float32)[:, None], np.linspace(-1, 1, width, dtype=np.float32)
     lens = 1 - np.float32(0.5 * style.vignette) * (down * down + right * right)
-    light = lens[..., None] * np.float32([exposure * (1 + warmth), exposure, exposure * (1 - warmth)])
+    light = lens[..., None] * np.array([exposure * (1 + warmth), exposure, exposure * (1 - warmth)], np.float32)
     pixels = (grey + np.float32(saturation) * (pixels - grey)) * light
     curve = np.round(255 * (np.arange(256) / 255) ** gamma).astype(np.uint8)
     image = Image.fromarray(curve[np.clip(pixels, 0, 255).astype(np.uint8)])
@@ -486,8 +486,8 @@ def develop(picture: Image.Image, label: np.ndarray, style: Style, rng: random.R
         noise = dice(height, width, 3).astype(np.float32) + dice(height, width, 3) - 255
         noisy = np.clip(np.asarray(image) + np.float32(style.noise / 128) * noise, 0, 255).astype(np.uint8)
         luma, *chroma = Image.fromarray(noisy).convert("YCbCr").split()
-        coarse = (channel.reduce(2).resize((width, height), resize) for channel in chroma)
-        image = Image.merge("YCbCr", (luma, *coarse)).convert("RGB")
+        halved = (channel.reduce(2).resize((width, height), resize) for channel in chroma)
+        image = Image.merge("YCbCr", (luma, *halved)).convert("RGB")
     return np.array(image)
 
 

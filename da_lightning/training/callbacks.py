@@ -2,6 +2,7 @@
 
 import logging
 import math
+import shutil
 from pathlib import Path
 from typing import Any, cast
 
@@ -42,17 +43,24 @@ class KeepSourceOnly(L.Callback):
         self.after = after
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if self.after == 0 and trainer.ckpt_path is None:
-            self._keep(trainer)
+        file = self._file(trainer)
+        if trainer.ckpt_path is None:
+            if self.after == 0:
+                trainer.save_checkpoint(file, weights_only=True)
+            return
+        earlier = Path(trainer.ckpt_path).with_name(file.name)
+        if trainer.is_global_zero and earlier.is_file() and not file.is_file():  # the run goes on in another folder
+            file.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(earlier, file)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if cast(AdaptationModule, pl_module).iteration + 1 == self.after:
-            self._keep(trainer)
+            trainer.save_checkpoint(self._file(trainer), weights_only=True)
 
-    def _keep(self, trainer: L.Trainer) -> None:
-        trainer.save_checkpoint(Path(trainer.default_root_dir) / "checkpoints" / "source_only.ckpt", weights_only=True)
+    def _file(self, trainer: L.Trainer) -> Path:
+        return Path(trainer.default_root_dir) / "checkpoints" / "source_only.ckpt"
 
 
 class ChannelsLast(L.Callback):

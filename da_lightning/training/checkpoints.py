@@ -2,10 +2,12 @@
 
 import pickle
 import zipfile
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from da_lightning.errors import CheckpointError
 
@@ -20,6 +22,10 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError(f"Expected a checkpoint at {path}, found no file there: check the path.")
     try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                if archive.testzip():  # torch does not look at the checksums
+                    raise zipfile.BadZipFile
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise CheckpointError(
@@ -36,3 +42,40 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             f"{path} holds a {type(content).__name__}, not the dict of a checkpoint: give another file."
         )
     return content
+
+
+def check_classes(path: str | Path, content: Mapping[str, Any], classes: Iterable[str]) -> None:
+    """Hold class names, in the order of their ids, against those of a checkpoint that records them.
+
+    Raises:
+        CheckpointError: They differ.
+    """
+    settings = content.get("hyper_parameters")
+    recorded = settings.get("classes") if isinstance(settings, Mapping) else None
+    if classes and recorded and list(classes) != list(recorded):
+        raise CheckpointError(
+            f"Expected the classes {', '.join(classes)}, but {path} was trained on {', '.join(recorded)}; "
+            "choose a checkpoint with the same classes in the same order."
+        )
+
+
+def check_resumable(path: str | Path, content: Mapping[str, Any], module: nn.Module) -> None:
+    """Check that the training in a checkpoint can go on in ``module``.
+
+    Raises:
+        CheckpointError: Weights without a training, or of another class list, method or network.
+    """
+    if not {"state_dict", "optimizer_states", "loops"} <= content.keys():
+        raise CheckpointError(
+            f"{path} holds weights at most and no training that could go on: begin a new one with "
+            f"method.init_from={path}."
+        )
+    check_classes(path, content, getattr(module, "classes", ()))
+    saved, own = (
+        {name: value.shape for name, value in state.items()} for state in (content["state_dict"], module.state_dict())
+    )
+    if differing := [name for name in saved | own if saved.get(name) != own.get(name)]:
+        raise CheckpointError(
+            f"{path} is from another method or network ({len(differing)} entries differ, {differing[0]} for one): "
+            "give the options that it was trained with, or begin a new run."
+        )

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
+from da_lightning.errors import UserError
+from da_lightning.seeds import mixed_seed
 from da_lightning.training.optimizers import make_optimizer
 
 
@@ -35,7 +37,7 @@ class Player:
     clip_norm: float | None = None
 
 
-class NotFiniteError(Exception):
+class NotFiniteError(UserError):
     """A loss term became NaN or infinite; the message names the term and the iteration."""
 
 
@@ -90,7 +92,7 @@ class AdaptationModule(L.LightningModule):
         return configured
 
     def on_train_epoch_start(self) -> None:
-        torch.manual_seed((self.seed << 32) + (self.current_epoch << 8) + self.global_rank)
+        torch.manual_seed(mixed_seed(self.seed, self.current_epoch, self.global_rank))
 
     def training_step(self, batch: dict[str, dict[str, Tensor]], batch_idx: int) -> None:
         optimizers = dict(zip(self._players, _as_list(self.optimizers()), strict=True))

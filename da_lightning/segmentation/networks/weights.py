@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torchvision.models import get_model_weights
 
 from da_lightning.errors import CheckpointError, UserError
-from da_lightning.training.checkpoints import read_checkpoint
+from da_lightning.training.checkpoints import check_classes, read_checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -95,13 +95,7 @@ def load_weights(network: nn.Module, path: str | Path, classes: Iterable[str] | 
         CheckpointError: An unreadable file, other classes, missing or surplus names; ``network`` is then untouched.
     """
     content = read_checkpoint(path)
-    settings = content.get("hyper_parameters")
-    recorded = settings.get("classes") if isinstance(settings, Mapping) else None
-    if classes and recorded and list(classes) != list(recorded):
-        raise CheckpointError(
-            f"Expected the classes {', '.join(classes)}, but {path} was trained on {', '.join(recorded)}; "
-            "choose a checkpoint with the same classes in the same order."
-        )
+    check_classes(path, content, classes or ())
     state, own = _state_dict(content, path), network.state_dict()
     if "layer6.conv2d_list.0.weight" in own and not any(name.startswith("layer6.") for name in state):
         # The official single-level network calls its only head layer5.

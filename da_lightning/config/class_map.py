@@ -1,0 +1,73 @@
+"""Class maps: a yaml file that names, numbers and colours the classes of somebody's own label files."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Annotated
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel, Field, ValidationError
+from yaml import YAMLError
+
+from da_lightning.errors import UserError
+
+IGNORE = 255
+
+Byte = Annotated[int, Field(ge=0, le=255)]
+Id = Annotated[int, Field(ge=0, le=65535)]
+Name = Annotated[str, Field(pattern="^[^/]+$")]  # it becomes part of metric and file names
+
+
+class ClassEntry(BaseModel, extra="forbid"):
+    """The ids in the label files that are one class, and its RGB colour in pictures."""
+
+    ids: list[Id] = Field(min_length=1)
+    color: tuple[Byte, Byte, Byte]
+
+
+class ClassMap(BaseModel, extra="forbid"):
+    """Classes in the order of class ids; an id that is neither theirs nor ignored is refused by the data set."""
+
+    classes: dict[Name, ClassEntry] = Field(min_length=1, max_length=254)
+    ignore_ids: list[Id] = []
+
+    @property
+    def colors(self) -> dict[str, list[int]]:
+        """RGB by class name."""
+        return {name: list(entry.color) for name, entry in self.classes.items()}
+
+    @property
+    def ids(self) -> dict[int, int]:
+        """Class id, or 255 for ignore, by id in the label files."""
+        ignored = dict.fromkeys(self.ignore_ids, IGNORE)
+        return ignored | {i: number for number, entry in enumerate(self.classes.values()) for i in entry.ids}
+
+    @property
+    def count(self) -> int:
+        """Number of classes."""
+        return len(self.classes)
+
+
+def read_class_map(path: str) -> ClassMap:
+    """Read ``{classes: {road: {ids: [7], color: [128, 64, 128]}, ...}, ignore_ids: [0]}``; ``ignore_ids`` is optional.
+
+    Raises:
+        UserError: No such file, no yaml, no class map, or an id that is listed twice.
+    """
+    try:
+        content = ClassMap.model_validate(OmegaConf.to_container(OmegaConf.load(Path(path).expanduser())))
+    except ValidationError as error:
+        problem = error.errors()[0]
+        place = ".".join(str(part) for part in problem["loc"]) or "the whole"
+        raise UserError(
+            f"The class map {path} has a mistake at {place} ({problem['msg']}): give each class ids and a colour, "
+            "like road: {ids: [7], color: [128, 64, 128]}, under classes."
+        ) from None
+    except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException) as error:
+        raise UserError(
+            f"The class map {path} cannot be read ({' '.join(str(error).split())}): set data.class_map to a yaml file."
+        ) from None
+    listed = [*content.ignore_ids, *(i for entry in content.classes.values() for i in entry.ids)]
+    if twice := [i for i, times in Counter(listed).items() if times > 1]:
+        raise UserError(f"The class map {path} lists the ids {twice} more than once: give each id to one class.")
+    return content

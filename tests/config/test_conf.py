@@ -1,0 +1,103 @@
+"""Every file under ``conf/``: found, composed, and held against what it configures."""
+
+import importlib.util
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+from omegaconf import DictConfig, OmegaConf
+from tiny_runs import composed
+
+from da_lightning.arguments import checked_arguments
+from da_lightning.config import CONF_DIR
+from da_lightning.config.build import TRUSTED
+from da_lightning.errors import UserError
+
+
+def options_of(group: str) -> list[str]:
+    return sorted(file.stem for file in (CONF_DIR / group).glob("*.yaml"))
+
+
+EVERY = [(group, name) for group in ("data", "trainer", "logger", "debug", "experiment") for name in options_of(group)]
+
+
+def target_of(node: DictConfig | dict) -> type:
+    package, _, name = node["_target_"].rpartition(".")
+    assert package.startswith(TRUSTED)
+    return getattr(importlib.import_module(package), name)
+
+
+def test_conf_is_found_wherever_the_package_lies(tmp_path: Path) -> None:
+    from da_lightning.config import paths
+
+    assert (CONF_DIR / "config.yaml").is_file()
+    source = Path(paths.__file__).read_text()
+    for conf in ("da_lightning/conf", "conf"):  # in a wheel, and in a checkout
+        root = tmp_path / conf.replace("/", "_")
+        (root / "da_lightning" / "config").mkdir(parents=True)
+        (root / conf).mkdir(parents=True, exist_ok=True)
+        (root / conf / "config.yaml").touch()
+        copy = root / "da_lightning" / "config" / "paths.py"
+        copy.write_text(source)
+        spec = importlib.util.spec_from_file_location("copied_paths", copy)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        assert root / conf == module.CONF_DIR
+
+
+@pytest.mark.parametrize(("group", "name"), EVERY, ids="/".join)
+def test_every_option_composes(group: str, name: str) -> None:
+    cfg = composed(f"{group}={name}")
+    assert {"method", "data", "trainer", "callbacks", "seed"} <= set(cfg)
+
+
+@pytest.mark.parametrize("name", options_of("experiment"))
+def test_experiments_give_their_method_what_it_takes(name: str) -> None:
+    method = OmegaConf.to_container(composed(f"experiment={name}").method, resolve=True)
+    kind = target_of(method)
+    checked = checked_arguments(kind, {key: value for key, value in method.items() if key != "_target_"}, "method")
+    checked["network"] = {**checked["network"], "pretrained": None}
+    kind(**checked)
+
+
+@pytest.mark.parametrize("name", options_of("network"))
+def test_networks_build(name: str) -> None:
+    from da_lightning.segmentation.networks import build_network
+
+    options = OmegaConf.to_container(composed(f"network@method.network={name}").method.network, resolve=True)
+    network = build_network({**options, "pretrained": None} if "pretrained" in options else options, 5)
+    assert set(network.parameter_groups()) == {"backbone", "heads"}
+
+
+@pytest.mark.parametrize("name", options_of("data/dataset"))
+def test_data_sets_are_given_every_option_and_no_other(name: str) -> None:
+    node = OmegaConf.to_container(OmegaConf.load(CONF_DIR / "data" / "dataset" / f"{name}.yaml"))
+    given, taken = set(node) - {"_target_", "defaults"}, inspect.signature(target_of(node)).parameters
+    assert given <= set(taken)
+    assert all(p.default is not p.empty or n in given for n, p in taken.items())
+
+
+@pytest.mark.parametrize("name", options_of("data"))
+def test_pairs_give_the_data_module_what_it_takes(name: str) -> None:
+    node = OmegaConf.to_container(composed(f"data={name}").data)  # unresolved: folders are not known here
+    kind = target_of(node)
+    options = {key: value for key, value in node.items() if key != "_target_"}
+    with pytest.raises(UserError, match=r"^data\.(?!.* is not an option)"):  # nodes are no data sets yet
+        checked_arguments(kind, options, "data")
+    plain = {key: value for key, value in options.items() if not re.search(r"_target_|\?\?\?|\${", str(value))}
+    with pytest.raises(UserError, match=r"^data\..* must be set"):
+        checked_arguments(kind, plain, "data")
+    assert not node["target"].get("labelled")
+    assert all(test.get("labelled", True) for test in node.get("tests", {}).values())
+
+
+def test_every_file_of_a_group_says_what_it_is() -> None:
+    for file in CONF_DIR.rglob("*.yaml"):
+        assert file.read_text().startswith("#"), file
+
+
+def test_trainer_options_are_lightnings() -> None:
+    node = OmegaConf.to_container(composed().trainer)
+    target = target_of(node)
+    checked_arguments(target, {key: value for key, value in node.items() if key != "_target_"}, "trainer")

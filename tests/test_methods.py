@@ -1,0 +1,194 @@
+"""Every method there is a yaml for: trains, tests, resumes, runs on two devices, and needs no Hydra."""
+
+import importlib
+import json
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from subprocess import CompletedProcess
+
+import lightning.pytorch as L
+import pytest
+import torch
+from omegaconf import OmegaConf
+from tiny_runs import (
+    METHODS,
+    assert_same,
+    assert_same_training,
+    built,
+    command,
+    composed,
+    run_folders,
+    succeeded,
+    tiny,
+    trainer,
+)
+
+from da_lightning.arguments import checked_arguments
+from da_lightning.segmentation.data import SegmentationDataModule
+from da_lightning.segmentation.datasets import ToyStreets
+from da_lightning.toy.streets import CLASSES
+from da_lightning.training.module import AdaptationModule
+
+
+@dataclass
+class Trained:
+    method: str
+    module: AdaptationModule
+    before: dict[str, torch.Tensor]
+    scores: dict[str, float]
+    folder: Path
+
+    @property
+    def checkpoints(self) -> list[Path]:
+        """One an epoch."""
+        return sorted((self.folder / "checkpoints").glob("epoch=*.ckpt"))
+
+
+@pytest.fixture(scope="module", params=METHODS)
+def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    folder = tmp_path_factory.mktemp(request.param)
+    module, data = built(request.param)
+    before = {name: p.detach().clone() for name, p in module.named_parameters()}
+    fit = trainer(folder)
+    fit.fit(module, data)
+    scores = fit.test(module, data, verbose=False)[0]
+    return Trained(request.param, module, before, scores, folder)
+
+
+def test_every_player_learns(trained: Trained) -> None:
+    names = {id(p): name for name, p in trained.module.named_parameters()}
+    players = trained.module.players()
+    assert players
+    for player, description in players.items():
+        own = [p for _, group in description.groups for p in group]
+        assert any(not torch.equal(p, trained.before[names[id(p)]]) for p in own), player
+    assert all(p.isfinite().all() for p in trained.module.parameters())
+
+
+def test_scores_of_each_test_set(trained: Trained) -> None:
+    for domain in ("source", "target"):
+        assert 0 <= trained.scores[f"{domain}/miou"] <= 1
+        assert len([name for name in trained.scores if name.startswith(f"{domain}/iou/")]) == len(CLASSES)
+
+
+def test_checkpoints_hold_plain_values_and_rebuild_the_method(trained: Trained) -> None:
+    kind = type(trained.module)
+    for checkpoint in (trained.folder / "checkpoints").glob("*.ckpt"):
+        torch.load(checkpoint, weights_only=True)
+    rebuilt = kind.load_from_checkpoint(trained.folder / "checkpoints" / "last.ckpt")
+    assert_same(dict(rebuilt.state_dict()), dict(trained.module.state_dict()))
+    assert_same(dict(rebuilt.hparams), {**trained.module.hparams, "network": dict(rebuilt.hparams["network"])})
+
+
+def test_source_only_weights_are_those_before_adaptation(trained: Trained) -> None:
+    kept = trained.folder / "checkpoints" / "source_only.ckpt"
+    if not getattr(trained.module, "source_iters", 0):
+        assert not kept.exists()
+        return
+    first = torch.load(trained.checkpoints[0], weights_only=True)  # written after an epoch of source_iters
+    assert_same(torch.load(kept, weights_only=True)["state_dict"], first["state_dict"])
+
+
+def test_resumed_at_any_epoch_end_it_goes_on_bit_for_bit(trained: Trained, tmp_path: Path) -> None:
+    *earlier, last = trained.checkpoints
+    assert len(earlier) == 2
+    for number, checkpoint in enumerate(earlier):
+        module, data = built(trained.method, seed=1)  # other weights, were they not the checkpoint's
+        trainer(tmp_path / str(number)).fit(module, data, ckpt_path=checkpoint, weights_only=True)
+        assert_same_training(tmp_path / str(number) / "checkpoints" / last.name, last)
+
+
+def test_bfloat16_stays_finite(trained: Trained, tmp_path: Path) -> None:
+    module, data = built(trained.method)
+    fit = trainer(tmp_path, precision="bf16-mixed")
+    fit.fit(module, data)
+    assert all(p.isfinite().all() and p.dtype == torch.float32 for p in module.parameters())
+    assert 0 <= fit.test(module, data, verbose=False)[0]["target/miou"] <= 1
+    wide, narrow = (torch.cat([p.flatten() for p in m.parameters()]) for m in (trained.module, module))
+    assert not torch.equal(wide, narrow)
+    torch.testing.assert_close(wide, narrow, rtol=0.1, atol=0.1)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_it_needs_no_hydra(method: str, tmp_path: Path) -> None:
+    options = OmegaConf.to_container(composed(f"method={method}", *tiny(method)).method, resolve=True)
+    package, _, name = options.pop("_target_").rpartition(".")
+    module = getattr(importlib.import_module(package), name)(**options)
+    data = SegmentationDataModule(
+        CLASSES,
+        source=ToyStreets("game", 6, size=(32, 48)),
+        target=ToyStreets("camera", 4, size=(32, 48), labelled=False),
+        tests={"target": ToyStreets("camera", 2, first_seed=90)},
+        image_size=(32, 48),
+        batch_size=2,
+        iterations_per_epoch=2,
+    )
+    fit = L.Trainer(
+        max_epochs=2,
+        accelerator="cpu",
+        default_root_dir=tmp_path,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    fit.fit(module, data)
+    assert module.iteration + 1 == 4
+    assert 0 <= fit.test(module, data, verbose=False)[0]["target/miou"] <= 1
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_yaml_gives_every_option_and_no_other(method: str) -> None:
+    options = OmegaConf.to_container(composed(f"method={method}").method, resolve=True)
+    package, _, name = options.pop("_target_").rpartition(".")
+    kind = getattr(importlib.import_module(package), name)
+    checked_arguments(kind, options, "method")
+    saved = set(kind(**{**options, "network": {"name": "light"}}).hparams)
+    assert set(options) == saved
+
+
+# -- two processes: methods of the same options share one sweep, since starting Python costs more than the training ---
+
+
+@dataclass
+class OnTwoDevices:
+    process: CompletedProcess[str]
+    folder: Path
+    jobs: int
+
+
+@pytest.fixture(scope="module")
+def on_two_devices(tmp_path_factory: pytest.TempPathFactory) -> dict[str, OnTwoDevices]:
+    alike: dict[tuple[str, ...], list[str]] = {}
+    for method in METHODS:
+        alike.setdefault(tuple(tiny(method)), []).append(method)
+
+    def start(options: tuple[str, ...]) -> OnTwoDevices:
+        methods = alike[options]
+        sweep = ["-m"] if len(methods) > 1 else []
+        observed = ["trainer.devices=2", "+callbacks.checksum={_target_: tiny_runs.WriteChecksum}"]
+        folder = tmp_path_factory.mktemp("two_devices")
+        process = command([*sweep, f"method={','.join(methods)}", *options, *observed], folder)
+        return OnTwoDevices(process, folder, len(methods))
+
+    with ThreadPoolExecutor(2) as pool:
+        runs = zip(alike.values(), pool.map(start, alike), strict=True)
+        return {method: run for methods, run in runs for method in methods}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_two_devices_end_with_equal_weights_in_one_folder(method: str, on_two_devices: dict[str, OnTwoDevices]) -> None:
+    run = on_two_devices[method]
+    succeeded(run.process)
+    folders = run_folders(run.folder)
+    assert len(folders) == run.jobs
+    (own,) = [f for f in folders if json.loads((f / "metrics.json").read_text())["method"] == method]
+    one, other = ((own / f"rank_{rank}.sha256").read_text() for rank in range(2))
+    assert one == other
+    summary = json.loads((own / "metrics.json").read_text())
+    assert summary["devices"] == 2
+    assert 0 <= summary["test"]["target/miou"] <= 1
+    torch.load(own / "checkpoints" / "last.ckpt", weights_only=True)
+    for labels in own.glob("pseudo_labels/*"):  # each rank labels its own share
+        assert len(list(labels.glob("*.png"))) == 6

@@ -1,0 +1,181 @@
+"""Runs of a second: their options, their pieces without the front door, and the real command."""
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as L
+import torch
+from hydra import compose, initialize_config_dir
+from lightning.pytorch.callbacks import ModelCheckpoint
+from omegaconf import DictConfig
+
+import da_lightning
+from da_lightning.config import CONF_DIR
+from da_lightning.config.build import build
+from da_lightning.training.callbacks import StopAtIteration
+from da_lightning.training.module import AdaptationModule
+
+METHODS = sorted(file.stem for file in (CONF_DIR / "method").glob("*.yaml"))
+
+SEGMENTATION_DATA = (
+    "data.source.count=8",
+    "data.source.size=[32,48]",
+    "data.target.count=6",
+    "data.target.size=[32,48]",
+    "data.tests.target.count=3",
+    "data.tests.source.count=3",
+    "data.image_size=[32,48]",
+    "data.batch_size=2",
+    "data.eval_batch_size=2",
+    "data.iterations_per_epoch=2",
+)
+SMALLEST = {
+    "segmentation": (*SEGMENTATION_DATA, "network@method.network=light", "method.network.width=8"),
+}
+"""By family: data and networks that train in a blink."""
+
+SHORTEST = {"max_iters": 6, "source_iters": 2, "rounds": 2, "iters_per_round": 2, "discriminator_width": 8}
+"""Options that say how long and how large, as far as a method has them: three epochs of two iterations."""
+
+
+def composed(*overrides: str) -> DictConfig:
+    """The configuration that the command would see."""
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        return compose("config", overrides=list(overrides))
+
+
+def tiny(method: str) -> list[str]:
+    """Overrides that make ``method`` three epochs long and small, without any logger but csv."""
+    options = composed(f"method={method}").method
+    family = options._target_.split(".")[1]
+    lengths = [f"method.{key}={value}" for key, value in SHORTEST.items() if key in options]
+    return [*SMALLEST[family], *lengths, "trainer=cpu", "logger=csv", "callbacks.progress=null"]
+
+
+def built(method: str, *overrides: str, seed: int = 0) -> tuple[AdaptationModule, L.LightningDataModule]:
+    """Method and data of a tiny run."""
+    cfg = composed(f"method={method}", *tiny(method), *overrides)
+    L.seed_everything(seed, verbose=False)
+    return build(cfg.method, "method"), build(cfg.data, "data")
+
+
+def trainer(folder: Path, *callbacks: L.Callback, **options: Any) -> L.Trainer:
+    """A quiet trainer on one CPU; keeps the checkpoint of each epoch in ``folder/checkpoints``."""
+    keep = ModelCheckpoint(folder / "checkpoints", "{epoch}", save_last=True, save_top_k=-1, every_n_epochs=1)
+    options = {"max_epochs": -1, "logger": False, "use_distributed_sampler": False, **options}
+    return L.Trainer(
+        accelerator="cpu",
+        devices=1,
+        callbacks=[StopAtIteration(), keep, *callbacks],
+        default_root_dir=folder,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **options,
+    )
+
+
+def command(arguments: Sequence[str], folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """``python -m da_lightning.run`` in ``folder``, on one CPU core; it may build the callbacks below."""
+    paths = [str(Path(__file__).parent), str(Path(da_lightning.__file__).parents[1])]
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("DA_", "WANDB_", "PYTEST_"))}
+    own = {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1", "DA_TRUSTED_PACKAGES": __name__}
+    folder.mkdir(parents=True, exist_ok=True)
+    return subprocess.run(
+        [sys.executable, "-m", "da_lightning.run", *arguments],
+        cwd=folder,
+        env={**inherited, **own, "CUDA_VISIBLE_DEVICES": "", **environment},
+        capture_output=True,
+        text=True,
+        timeout=150,
+    )
+
+
+def succeeded(run: subprocess.CompletedProcess[str]) -> subprocess.CompletedProcess[str]:
+    assert run.returncode == 0, run.stdout + run.stderr
+    return run
+
+
+def run_folders(folder: Path) -> list[Path]:
+    """Folders of the runs, and of the jobs of sweeps, that were started in ``folder``."""
+    return sorted(file.parent.parent for file in folder.glob("*/*/**/.hydra/config.yaml"))
+
+
+def assert_same(one: Any, other: Any, place: str = "") -> None:
+    """Bit for bit, at any depth."""
+    assert type(one) is type(other), place
+    if isinstance(one, dict):
+        assert list(one) == list(other), place
+        for key in one:
+            assert_same(one[key], other[key], f"{place}.{key}")
+    elif isinstance(one, list | tuple):
+        assert len(one) == len(other), place
+        for number, (a, b) in enumerate(zip(one, other, strict=True)):
+            assert_same(a, b, f"{place}.{number}")
+    elif isinstance(one, torch.Tensor):
+        assert torch.equal(one, other), place
+    else:
+        assert one == other, place
+
+
+def assert_same_training(one: Path, other: Path) -> None:
+    """Weights, optimisers and schedules of two checkpoints."""
+    contents = [torch.load(file, weights_only=True) for file in (one, other)]
+    for part in ("state_dict", "optimizer_states", "lr_schedulers", "global_step"):
+        assert_same(contents[0][part], contents[1][part], part)
+
+
+# -- callbacks that a test gives to the command: +callbacks.mine={_target_: tiny_runs.WriteChecksum} -------------------
+
+
+class WriteChecksum(L.Callback):
+    """Leaves ``rank_<n>.sha256`` of all parameters in the run folder."""
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        content = b"".join(p.detach().numpy().tobytes() for p in pl_module.parameters())
+        file = Path(trainer.default_root_dir) / f"rank_{trainer.global_rank}.sha256"
+        file.write_text(hashlib.sha256(content).hexdigest())
+
+
+class Poison(L.Callback):
+    """Sets a weight to NaN, on one rank, before an iteration."""
+
+    def __init__(self, iteration: int, rank: int = 0) -> None:
+        self.iteration, self.rank = iteration, rank
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.global_rank == self.rank and pl_module.iteration == self.iteration:
+            next(pl_module.parameters()).data.fill_(float("nan"))
+
+
+class Kill(L.Callback):
+    """Kills its process where the environment says so: ``KILL="iteration 4"`` or ``KILL="label 9"`` (on writing it)."""
+
+    def __init__(self) -> None:
+        self.what, _, count = os.environ.get("KILL", "never 0").partition(" ")
+        self.count = int(count)
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self.what == "label":
+            from da_lightning.segmentation import self_training
+
+            self.write, self_training.write_png = self_training.write_png, self._write_label
+
+    def _write_label(self, *arguments: Any) -> None:
+        self.count -= 1
+        if self.count == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        self.write(*arguments)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self.what == "iteration" and pl_module.iteration == self.count:
+            os.kill(os.getpid(), signal.SIGKILL)

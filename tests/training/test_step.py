@@ -1,0 +1,230 @@
+"""The shared training step on two players small enough to check by hand."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as L
+import pytest
+import torch
+from lightning.pytorch.plugins.precision import MixedPrecision
+from tiny_runs import Poison, assert_same_training, trainer
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from da_lightning.training.module import AdaptationModule, NotFiniteError, Player, Term, frozen
+
+
+class Duel(AdaptationModule):
+    """Two lines, each fitted to its domain with two terms."""
+
+    def __init__(self, clip: float | None = None, lr: float = 0.1, momentum: float = 0.0, **options: Any) -> None:
+        super().__init__(**{"max_iters": 1, **options})
+        self.save_hyperparameters()
+        torch.manual_seed(0)
+        self.first, self.second = nn.Linear(3, 1), nn.Linear(3, 1)
+        self.clip, self.options = clip, {"name": "SGD", "lr": lr, "momentum": momentum}
+
+    def players(self) -> dict[str, Player]:
+        first = Player([(1.0, [self.first.weight]), (2.0, [self.first.bias])], self.options, self.clip)
+        return {"first": first, "second": Player([(1.0, list(self.second.parameters()))], self.options)}
+
+    def updates(self, batch: dict[str, dict[str, Tensor]]) -> Iterator[tuple[str, dict[str, Term]]]:
+        for name, domain in (("first", "source"), ("second", "target")):
+            error = getattr(self, name)(batch[domain]["x"])[:, 0] - batch[domain]["y"]
+            yield name, {"square": Term(error.square().mean()), "mean": Term(error.mean().square(), 0.5)}
+
+
+class Halving(Duel):
+    def lr_factor(self, iteration: int) -> float:
+        return 0.5**iteration
+
+
+class Watch(L.Callback):
+    """Notes each batch's iteration and learning rate, and the number of steps."""
+
+    def __init__(self) -> None:
+        self.iterations: list[int] = []
+        self.rates: list[float] = []
+
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        self.iterations.append(pl_module.iteration)
+        self.rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+
+def batches(count: int, size: int = 4) -> list[dict[str, dict[str, Tensor]]]:
+    generator = torch.Generator().manual_seed(1)
+    x, y = 5 * torch.randn(count, 2, size, 3, generator=generator), torch.randn(count, 2, size, generator=generator)
+    return [{"source": {"x": a[0], "y": b[0]}, "target": {"x": a[1], "y": b[1]}} for a, b in zip(x, y, strict=True)]
+
+
+def joined(parts: list[dict[str, dict[str, Tensor]]]) -> dict[str, dict[str, Tensor]]:
+    return {d: {k: torch.cat([p[d][k] for p in parts]) for k in ("x", "y")} for d in ("source", "target")}
+
+
+def fit(module: AdaptationModule, content: list, folder: Path, *callbacks: L.Callback, **options: Any) -> L.Trainer:
+    path = options.pop("ckpt_path", None)
+    run = trainer(folder, *callbacks, **options)
+    run.fit(module, DataLoader(content, batch_size=None), ckpt_path=path)
+    return run
+
+
+# -- clipping ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+def test_clipping_gives_the_wanted_norm_to_its_player_alone(scaled: bool, tmp_path: Path) -> None:
+    free, clipped = Duel(lr=0.25), Duel(lr=0.25, clip=0.01)
+    start = {name: p.detach().clone() for name, p in clipped.named_parameters()}
+    for number, module in enumerate((free, clipped)):
+        scaler = MixedPrecision("16-mixed", "cpu", scaler=torch.amp.GradScaler("cpu", init_scale=1024.0))
+        fit(module, batches(1), tmp_path / str(number), plugins=[scaler] if scaled else [])
+
+    def gradient(module: Duel, player: str) -> Tensor:
+        """As the step applied it: with plain SGD the change over the learning rate (0.25, of the bias 0.5)."""
+        factors = {"weight": 0.25, "bias": 0.5 if player == "first" else 0.25}
+        changes = [(start[f"{player}.{k}"] - getattr(module, player).get_parameter(k)) / f for k, f in factors.items()]
+        return torch.cat([change.flatten() for change in changes]).detach()
+
+    assert gradient(free, "first").norm() > 1
+    assert gradient(clipped, "first").norm().item() == pytest.approx(0.01, rel=1e-3)
+    directions = gradient(clipped, "first") / 0.01, gradient(free, "first") / gradient(free, "first").norm()
+    torch.testing.assert_close(*directions, rtol=1e-2, atol=1e-2)
+    torch.testing.assert_close(gradient(clipped, "second"), gradient(free, "second"))
+
+
+# -- counting, stopping, schedules -------------------------------------------------------------------------------------
+
+
+def test_iterations_are_batches_and_training_stops_at_the_last(tmp_path: Path) -> None:
+    module, watch = Duel(max_iters=7), Watch()
+    run = fit(module, batches(3), tmp_path, watch)
+    assert watch.iterations == list(range(7))
+    assert run.global_step == 2 * 7  # what Lightning counts: steps of both optimisers
+    assert run.fit_loop.max_epochs == 3  # for the progress bar
+
+
+def test_count_rates_and_weights_go_on_after_a_resume(tmp_path: Path) -> None:
+    whole = Watch()
+    fit(Halving(max_iters=6, momentum=0.9), batches(2), tmp_path / "whole", whole)
+    assert whole.rates == [0.1 * 0.5**n for n in range(6)]
+
+    fit(Halving(max_iters=4, momentum=0.9), batches(2), tmp_path / "half")
+    rest = Watch()
+    half = tmp_path / "half" / "checkpoints" / "last.ckpt"
+    fit(Halving(max_iters=6, momentum=0.9), batches(2), tmp_path / "rest", rest, ckpt_path=half)
+    assert rest.iterations == [4, 5]
+    assert rest.rates == whole.rates[4:]
+    ends = [tmp_path / part / "checkpoints" / "last.ckpt" for part in ("whole", "rest")]
+    assert_same_training(*ends)
+
+
+# -- accumulation ------------------------------------------------------------------------------------------------------
+
+
+def test_two_batches_accumulated_equal_one_of_double_size(tmp_path: Path) -> None:
+    class Squares(Duel):  # a mean over samples, unlike the square of their mean
+        def updates(self, batch: dict) -> Iterator[tuple[str, dict[str, Term]]]:
+            for name, terms in super().updates(batch):
+                yield name, {"square": terms["square"]}
+
+    content = batches(4)
+    two, one = Squares(max_iters=4, accumulate=2, momentum=0.9), Squares(max_iters=2, momentum=0.9)
+    run = fit(two, content, tmp_path / "two")
+    fit(one, [joined(content[:2]), joined(content[2:])], tmp_path / "one")
+    assert run.global_step == 2 * 2
+    torch.testing.assert_close(two.state_dict(), one.state_dict())
+
+
+def test_what_is_left_at_the_epochs_end_makes_a_step(tmp_path: Path) -> None:
+    content = batches(3)
+    module, expected = Duel(max_iters=3, accumulate=2), Duel()
+    run = fit(module, content, tmp_path)
+    assert run.global_step == 2 * 2
+    optimizers = [configured["optimizer"] for configured in expected.configure_optimizers()]
+    for parts in (content[:2], content[2:]):
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        for batch in parts:
+            for _, terms in expected.updates(batch):
+                (sum(term.weight * term.value for term in terms.values()) / 2).backward()
+        for optimizer in optimizers:
+            optimizer.step()
+    torch.testing.assert_close(module.state_dict(), expected.state_dict())
+
+
+# -- noise -------------------------------------------------------------------------------------------------------------
+
+
+def test_noise_depends_on_seed_and_epoch_and_on_nothing_drawn_before(tmp_path: Path) -> None:
+    class Noisy(Duel):
+        def updates(self, batch: dict) -> Iterator[tuple[str, dict[str, Term]]]:
+            drawn.append(torch.rand(()).item())
+            yield from super().updates(batch)
+
+    noise = []
+    for number, seed in enumerate((0, 0, 1)):
+        torch.manual_seed(number)
+        drawn: list[float] = []
+        fit(Noisy(max_iters=4, seed=seed), batches(2), tmp_path / str(number))
+        noise.append(drawn)
+    assert noise[0] == noise[1]
+    assert len(set(noise[0] + noise[2])) == 8
+
+
+# -- when it goes wrong ------------------------------------------------------------------------------------------------
+
+
+def test_a_term_that_is_not_finite_stops_the_run_and_is_named(tmp_path: Path) -> None:
+    class Broken(Duel):
+        def updates(self, batch: dict) -> Iterator[tuple[str, dict[str, Term]]]:
+            for name, terms in super().updates(batch):
+                bad = name == "second" and self.iteration == 3
+                yield name, terms | {"ratio": Term(terms["mean"].value / (0.0 if bad else 1.0))}
+
+    with pytest.raises(NotFiniteError, match=r"train/second/ratio is not finite at iteration 3\b"):
+        fit(Broken(max_iters=9), batches(2), tmp_path)
+    last = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
+    assert last["global_step"] == 2 * 2
+    assert all(value.isfinite().all() for value in last["state_dict"].values())
+
+
+def test_weights_that_are_not_finite_stop_the_run(tmp_path: Path) -> None:
+    with pytest.raises(NotFiniteError, match="train/first/square, mean is not finite at iteration 2:"):
+        fit(Duel(max_iters=9), batches(2), tmp_path, Poison(iteration=2))
+
+
+# -- frozen ------------------------------------------------------------------------------------------------------------
+
+
+def test_frozen_networks_pass_gradients_on_and_take_none() -> None:
+    first, second, never = nn.Linear(3, 3), nn.Linear(3, 1), nn.Linear(1, 1).requires_grad_(False)
+    with frozen(second, never):
+        never(second(first(torch.ones(1, 3)))).sum().backward()
+        assert not any(p.requires_grad for p in second.parameters())
+    assert all(p.grad is not None for p in first.parameters())
+    assert all(p.grad is None and p.requires_grad for p in second.parameters())
+    assert not any(p.requires_grad for p in never.parameters())
+
+
+def test_frozen_networks_thaw_when_something_fails() -> None:
+    network = nn.Linear(3, 1)
+    with pytest.raises(ZeroDivisionError), frozen(network):
+        _ = 1 / 0
+    assert all(p.requires_grad for p in network.parameters())
+
+
+# -- what is logged ----------------------------------------------------------------------------------------------------
+
+
+def test_terms_are_logged_unweighted_and_the_loss_weighted(tmp_path: Path) -> None:
+    module = Duel()
+    (batch,) = batches(1)
+    expected = dict(module.updates(batch))
+    logged = fit(module, [batch], tmp_path).logged_metrics
+    for name, terms in expected.items():
+        for term, value in terms.items():
+            torch.testing.assert_close(logged[f"train/{name}/{term}"], value.value.detach())
+        loss = terms["square"].value + 0.5 * terms["mean"].value
+        torch.testing.assert_close(logged[f"train/{name}/loss"], loss.detach())
+    assert logged["train/iteration"] == 0

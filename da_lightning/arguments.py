@@ -40,8 +40,9 @@ def _signature(function: Callable) -> tuple[dict[str, inspect.Parameter], dict[s
     callables = [function]
     if inspect.isclass(function):
         # ``**options`` of our classes go to the base class; what other packages do with theirs is not known.
-        kinds = [kind for kind in function.__mro__[1:] if kind.__module__.startswith("da_lightning.")]
-        callables = [kind.__init__ for kind in (function, *kinds) if kind is function or "__init__" in vars(kind)]
+        bases = [kind for kind in function.__mro__[1:] if kind.__module__.startswith("da_lightning.")]
+        bases = [kind for kind in bases if "__init__" in vars(kind)]
+        callables = [inspect.getattr_static(kind, "__init__") for kind in (function, *bases)]
     parameters: dict[str, inspect.Parameter] = {}
     hints: dict[str, Any] = {}
     for call in callables:

@@ -104,7 +104,7 @@ def _trainer(
         (run_dir / "metrics.csv").rename(run_dir / f"metrics.{earlier}.csv")
     loggers: list[Logger] = [CSVLogger(run_dir, name="", version="")]
     if cfg.logger:
-        loggers.append(build(cfg.logger, "logger", save_dir=str(run_dir)))
+        loggers.append(build(cast(DictConfig, cfg.logger), "logger", save_dir=str(run_dir)))
         loggers[-1].log_hyperparams(cast(dict, OmegaConf.to_container(cfg, resolve=True)))
     callbacks = [build(node, f"callbacks.{key}") for key, node in cfg.callbacks.items() if node]
     for callback in callbacks:
@@ -112,7 +112,7 @@ def _trainer(
             callback.dirpath = str(run_dir / "checkpoints")
     options = cfg.trainer
     strategy = resolve_strategy(options.strategy, module, options.accelerator, options.devices, options.num_nodes)
-    node = OmegaConf.merge(options, {"strategy": strategy})
+    node = cast(DictConfig, OmegaConf.merge(options, {"strategy": strategy}))
     try:
         yield build(node, "trainer", logger=loggers, callbacks=callbacks, default_root_dir=str(run_dir))
     finally:

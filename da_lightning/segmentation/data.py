@@ -106,7 +106,7 @@ class Augmentation:
 
     def __call__(self, image: Tensor, label: Tensor | None, mining: Mining | None) -> tuple[Tensor, Tensor | None]:
         """Augment ``image`` uint8 [3, H, W] and, alike, ``label`` uint8 [H, W]."""
-        size = self.crop_size or tuple(image.shape[-2:])
+        size = self.crop_size or (image.shape[-2], image.shape[-1])
         if self.scale_jitter != (1.0, 1.0):
             factor = torch.empty(()).uniform_(*self.scale_jitter).item()
             scaled = [round(side * factor) for side in image.shape[-2:]]

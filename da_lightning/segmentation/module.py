@@ -9,6 +9,7 @@ from torchmetrics.classification import MulticlassJaccardIndex
 
 from da_lightning.segmentation.losses import IGNORE, pixel_cross_entropy, upsampled
 from da_lightning.segmentation.networks import build_network
+from da_lightning.segmentation.networks.base import SegmentationNetwork
 from da_lightning.segmentation.networks.weights import load_weights
 from da_lightning.training.module import AdaptationModule, Player, Term
 
@@ -27,6 +28,8 @@ class SegmentationModule(AdaptationModule):
         init_from: Weights to begin with: a checkpoint of ours or an official state dict.
         max_iters, accumulate, seed: See :class:`~da_lightning.training.module.AdaptationModule`.
     """
+
+    network: SegmentationNetwork
 
     def __init__(
         self,

@@ -24,7 +24,7 @@ from da_lightning.errors import UserError
 from da_lightning.segmentation.losses import IGNORE
 
 SMALLEST = torch.finfo(torch.float32).tiny  # no threshold is 0, so p / tau is always a number
-HIGH_BINS = (torch.tensor(1.0).view(torch.int32).item() >> 16) + 1  # high halves of the bits of 0..1
+HIGH_BINS = (int(torch.tensor(1.0).view(torch.int32)) >> 16) + 1  # high halves of the bits of 0..1
 LOW_BINS = 1 << 16
 
 
@@ -157,7 +157,7 @@ def _thinned(predicted: Tensor, stride: int) -> Tensor:
     return torch.cat([(image_class == value).nonzero()[::stride, 0] for value in image_class.unique()])
 
 
-def _histogram(rows: Tensor, columns: Tensor, shape: tuple[int, int]) -> Tensor:
+def _histogram(rows: Tensor, columns: Tensor, shape: torch.Size) -> Tensor:
     return (rows * shape[1] + columns).bincount(minlength=shape[0] * shape[1]).view(shape).cpu()
 
 

@@ -300,7 +300,7 @@ class SelfTraining(L.Callback):
         self, module: SelfTrainedSegmenter, views: list[Tensor], size: tuple[int, int], prior: Tensor | None
     ) -> Tensor:
         """Mean softmax of the views, float32 whatever the precision, times the prior."""
-        mean = sum(upsampled(view, size, module.align_corners).softmax(1) for view in views) / len(views)
+        mean = torch.stack([upsampled(view, size, module.align_corners).softmax(1) for view in views]).mean(0)
         return mean if prior is None else mean * prior.to(mean.device)
 
     def _spatial_prior(self, trainer: L.Trainer, module: SelfTrainedSegmenter) -> Tensor | None:

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import lightning.pytorch as L
 import torch
+from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from torch import Tensor
 from torchvision.utils import make_grid, save_image
 
@@ -67,7 +68,7 @@ class ChannelsLast(L.Callback):
     """Stores convolution weights channels-last: same numbers up to rounding, often faster convolutions."""
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        pl_module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        pl_module.to(memory_format=torch.channels_last)
 
 
 class Pictures(L.Callback):
@@ -120,7 +121,9 @@ class Pictures(L.Callback):
         for name, batches in self._tests.items():
             if batches:
                 columns = [torch.cat(column) for column in zip(*batches, strict=True)]
-                self._write(trainer, f"test_{name}", columns, cast(AdaptationModule, pl_module).iteration)
+                # The weights that adaptation began from are tested too, and must not pass for the result.
+                prefix = "source_only" if Path(trainer.ckpt_path or "").stem == "source_only" else "test"
+                self._write(trainer, f"{prefix}_{name}", columns, cast(AdaptationModule, pl_module).iteration)
 
     def _write(self, trainer: L.Trainer, name: str, columns: list[Tensor], iteration: int) -> None:
         rows = torch.stack([column.float().cpu() / 255 for column in columns], dim=1).flatten(0, 1)
@@ -129,7 +132,7 @@ class Pictures(L.Callback):
         grid = make_grid(rows, nrow=len(columns), padding=2, pad_value=1.0)
         save_image(grid, file)
         for logger in trainer.loggers:
-            if hasattr(logger, "log_image"):
+            if isinstance(logger, WandbLogger):
                 logger.log_image(key=f"pictures/{name}", images=[str(file)])
-            elif hasattr(logger.experiment, "add_image"):
+            elif isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_image(f"pictures/{name}", grid, iteration)

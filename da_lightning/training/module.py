@@ -71,6 +71,10 @@ class AdaptationModule(L.LightningModule):
         """Yield ``(player, terms)`` in the order of the updates; each is stepped before the next is computed."""
         raise NotImplementedError
 
+    def pictures(self, sample: dict[str, Tensor]) -> list[Tensor]:
+        """Columns of a picture of ``sample``, uint8 RGB [B, 3, H, W] each."""
+        return [(sample["image"] * 255).to(torch.uint8)]
+
     def lr_factor(self, iteration: int) -> float:
         """Factor on every learning rate at ``iteration``."""
         return 1.0
@@ -82,7 +86,7 @@ class AdaptationModule(L.LightningModule):
         """Batches trained on so far, over all epochs and resumes (``trainer.global_step`` counts optimiser steps)."""
         return self.trainer.fit_loop.total_batch_idx if self._trainer is not None else 0
 
-    def configure_optimizers(self) -> list[dict[str, Any]]:
+    def configure_optimizers(self) -> Any:
         self._players = self.players()
         configured = []
         for player in self._players.values():
@@ -100,7 +104,7 @@ class AdaptationModule(L.LightningModule):
         is_last = (batch_idx + 1) % self.accumulate == 0 or self.trainer.is_last_batch
         for name, terms in self.updates(batch):
             self._check_finite(name, terms)
-            loss = sum(term.weight * term.value.float() for term in terms.values())
+            loss = torch.stack([term.weight * term.value.float() for term in terms.values()]).sum()
             if is_first:
                 optimizers[name].zero_grad()
             self.manual_backward(loss / self.accumulate)

@@ -1,24 +1,24 @@
-"""Segmentation networks by name; the contract is in :func:`build_network`."""
+"""Segmentation networks by name; the contract is in :mod:`~da_lightning.segmentation.networks.base`."""
 
 from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
-
 from da_lightning.arguments import checked_arguments
 from da_lightning.errors import UserError
+from da_lightning.segmentation.networks.base import SegmentationNetwork
 from da_lightning.segmentation.networks.deeplab import DeepLabV2
 from da_lightning.segmentation.networks.light import LightNet
 from da_lightning.segmentation.networks.vgg import DeepLabVGG16
 
-NETWORKS: dict[str, type[nn.Module]] = {"light": LightNet, "deeplab": DeepLabV2, "deeplab_vgg16": DeepLabVGG16}
+NETWORKS: dict[str, type[SegmentationNetwork]] = {
+    "light": LightNet,
+    "deeplab": DeepLabV2,
+    "deeplab_vgg16": DeepLabVGG16,
+}
 
 
-def build_network(options: Mapping[str, Any], num_classes: int) -> nn.Module:
+def build_network(options: Mapping[str, Any], num_classes: int) -> SegmentationNetwork:
     """Build a segmentation network.
-
-    Every network takes RGB in [0, 1], [B, 3, H, W], normalises by itself, and returns logits [B, K, h, w] at its own
-    stride, the main level first. ``parameter_groups()`` tells the heads (10x learning rate) from the backbone.
 
     Args:
         options: ``name`` (a key of :data:`NETWORKS`) and that class's arguments.

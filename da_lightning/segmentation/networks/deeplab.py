@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torchvision.models import ResNet, get_model, resnet101
 
 from da_lightning.errors import UserError
+from da_lightning.segmentation.networks.base import SegmentationNetwork
 from da_lightning.segmentation.networks.weights import load_pretrained
 
 BACKBONES = ("resnet18", "resnet50", "resnet101", "resnet101_caffe")
@@ -17,12 +18,15 @@ class Normalise(nn.Module):
     ``imagenet``: RGB, torchvision's mean and deviation. ``caffe``: BGR in 0..255 minus the Caffe mean.
     """
 
+    mean: Tensor
+    deviation: Tensor
+
     def __init__(self, space: str) -> None:
         super().__init__()
         if space not in ("imagenet", "caffe"):
             raise UserError(f"Expected normalisation 'imagenet' or 'caffe', but found {space!r}; choose one of them.")
         self.bgr = space == "caffe"
-        mean, deviation = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+        mean, deviation = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
         if self.bgr:
             mean, deviation = [m / 255 for m in (104.00698793, 116.66876762, 122.67891434)], [1 / 255] * 3
         # Constants, not weights: a state dict keeps the official names only.
@@ -42,11 +46,10 @@ class DilatedHead(nn.Module):
 
     def __init__(self, in_channels: int, num_classes: int, legacy: bool | None = None) -> None:
         super().__init__()
-        self.conv2d_list = nn.ModuleList(
-            nn.Conv2d(in_channels, num_classes, 3, padding=rate, dilation=rate) for rate in (6, 12, 18, 24)
-        )
-        for conv in self.conv2d_list:
+        convs = [nn.Conv2d(in_channels, num_classes, 3, padding=rate, dilation=rate) for rate in (6, 12, 18, 24)]
+        for conv in convs:
             nn.init.normal_(conv.weight, std=0.01)
+        self.conv2d_list = nn.ModuleList(convs)
         self.settled = legacy is not None
         self._sum_two(bool(legacy))
 
@@ -63,11 +66,11 @@ class DilatedHead(nn.Module):
     def _sum_two(self, legacy: bool) -> None:
         self.legacy = legacy
         # Branches outside the sum get no gradient, which DDP must know beforehand.
-        trained = self.conv2d_list[0].weight.requires_grad
+        trained = next(self.conv2d_list.parameters()).requires_grad
         self.conv2d_list[2:].requires_grad_(trained and not legacy)
 
 
-class DeepLabV2(nn.Module):
+class DeepLabV2(SegmentationNetwork):
     """Logits at stride 8 from float32 RGB [B,3,H,W] in [0, 1]: (main,) or (main, auxiliary), each [B,K,h,w].
 
     Args:

@@ -4,8 +4,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from da_lightning.segmentation.networks.base import SegmentationNetwork
 
-class LightNet(nn.Module):
+
+class LightNet(SegmentationNetwork):
     """Residual encoder to stride 16, decoder with skips to stride 4; 1.0 M parameters at ``width=16``.
 
     Args:

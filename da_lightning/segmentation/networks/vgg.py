@@ -1,7 +1,10 @@
 """DeepLab-v2 on VGG-16, as in AdaptSegNet's single-level VGG experiments (Tsai et al., CVPR 2018)."""
 
+from typing import cast
+
 from torch import Tensor, nn
 
+from da_lightning.segmentation.networks.base import SegmentationNetwork
 from da_lightning.segmentation.networks.deeplab import DilatedHead, Normalise
 from da_lightning.segmentation.networks.weights import load_pretrained
 
@@ -12,7 +15,7 @@ _TORCHVISION = {f"features.{index + 1}.": f"features.{index}." for index in (23,
 _FC = ("features.29.", "features.31.")  # fc6, fc7
 
 
-class DeepLabVGG16(nn.Module):
+class DeepLabVGG16(SegmentationNetwork):
     """Logits at stride 8 from float32 RGB [B,3,H,W] in [0, 1]: (main,), [B,K,h,w].
 
     VGG-16 without its last two poolings; conv5 dilated by 2; fc6 and fc7 as 3x3 convolutions dilated by 4.
@@ -56,7 +59,7 @@ def _features() -> nn.Sequential:
         if width:
             conv = nn.Conv2d(channels, width, 3, padding=rate, dilation=rate)
             nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
-            nn.init.zeros_(conv.bias)
+            nn.init.zeros_(cast(Tensor, conv.bias))
             layers += [conv, nn.ReLU(inplace=True)]
             channels = width
         else:

@@ -1,0 +1,15 @@
+"""The contract of a segmentation network."""
+
+from torch import Tensor, nn
+
+
+class SegmentationNetwork(nn.Module):
+    """Takes RGB in [0, 1], [B, 3, H, W], and normalises by itself; labels are whatever the logits are upsampled to."""
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        """Logits [B, K, h, w] at the network's own stride, the main level first, then the auxiliary one if any."""
+        raise NotImplementedError
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """All trainable parameters, each once, as ``backbone`` and ``heads`` (which learn faster)."""
+        raise NotImplementedError

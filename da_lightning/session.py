@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,6 +33,7 @@ def train_and_test(cfg: DictConfig, run_dir: Path, method: str, data_name: str) 
     Raises:
         UserError: Anything in the configuration, the data or a checkpoint that a user can mend.
     """
+    _quieten_lightning()
     torch.set_flush_denormal(True)  # denormals can stall a small network's training on a CPU
     torch.set_float32_matmul_precision("high")
     started = time.monotonic()
@@ -72,6 +74,22 @@ def train_and_test(cfg: DictConfig, run_dir: Path, method: str, data_name: str) 
             print(f"{run_dir}: {summary['seconds']:.0f} s, {summary['peak_memory_mb']:.0f} MB")
             write_metrics(run_dir / "metrics.json", summary)
     return scores.get(cfg.objective)
+
+
+def _quieten_lightning() -> None:
+    """Leave out what Lightning says on every run of ours and nobody can act on."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).handlers.clear()  # Hydra's handlers print the same lines
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in (
+        ".*isinstance\\(treespec, LeafSpec\\).*",  # Lightning's own call
+        ".*Total length of `list` across ranks is zero.*",  # no validation sets
+        ".*Experiment logs directory.*exists and is not empty.*",  # the run folder, which Hydra has made
+        ".*does not have many workers.*",  # data.num_workers is an option, with a reason in each pair's file
+        ".*The number of training batches .* is smaller than the logging interval.*",
+        ".*Checkpoint directory .* exists and is not empty.*",
+    ):
+        warnings.filterwarnings("ignore", message=message)
 
 
 def _checkpoint_to_resume(cfg: DictConfig, run_dir: Path) -> str | None:

@@ -7,7 +7,7 @@ and pseudo labels together; the portion grows from round to round.
 import logging
 import math
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -31,6 +31,9 @@ from da_lightning.training.optimizers import poly
 
 log = logging.getLogger(__name__)
 
+KEPT_BYTES = 4 * 2**30
+"""Logits at the network's stride are kept up to this size while labels are made; probability maps never are."""
+
 Policy = Literal["class_balanced", "global"]
 
 
@@ -52,7 +55,8 @@ class SelfTrainedSegmenter(SourceOnly):
         mining_chance: Probability that a crop looks for a rare class (needs ``data.crop_size``).
         threshold_stride: Rank every n-th pixel of an image and class.
         flip_average: Average the probabilities of an image and its mirror image before labelling.
-        target_statistics: Estimate batch-norm statistics on the target before each labelling and at the end (AdaBN).
+        target_statistics: Normalise each domain by its own batch-norm statistics, and label and test under the target's
+            (AdaBN, Li et al., 2016).
         max_iters: End earlier than the last round.
         options: See :class:`~da_lightning.segmentation.source_only.SourceOnly`.
     """
@@ -111,7 +115,12 @@ class SelfTrainedSegmenter(SourceOnly):
             return
         # One cross-entropy over all valid pixels of both domains, as if the two sets were one.
         label = torch.cat([batch["source"]["label"], batch["target"]["pseudo_label"]])
-        levels = self.network(torch.cat([batch["source"]["image"], batch["target"]["image"]]))
+        images = [batch["source"]["image"], batch["target"]["image"]]
+        if self.self_training.target_statistics:
+            # Each domain under its own batch-norm statistics, or the target's would suit neither training nor test.
+            levels = [torch.cat(domains) for domains in zip(*map(self.network, images), strict=True)]
+        else:
+            levels = self.network(torch.cat(images))
         yield "segmenter", self.supervised(levels, label)
 
 
@@ -251,13 +260,10 @@ class SelfTraining(L.Callback):
         was_training = module.training
         module.eval()
         data, prior = _datamodule(trainer), self._spatial_prior(trainer, module)
-        # Logits at the network's stride are small enough to keep; probabilities at the image's size are not.
-        logits = [
-            (batch["index"], self._logits(trainer, module, batch["image"])) for batch in self._target_batches(trainer)
-        ]
+        logits = _remembered(lambda: self._logits(trainer, module))
 
         def maps() -> Iterator[Tensor]:
-            return (self._probabilities(module, views, data.target_view.size, prior) for _, views in logits)
+            return (self._probabilities(module, views, data.target_view.size, prior) for _, views in logits())
 
         def reduce(counts: Tensor) -> Tensor:
             return trainer.strategy.reduce(counts.to(module.device), reduce_op="sum").cpu()
@@ -271,7 +277,7 @@ class SelfTraining(L.Callback):
             partial.mkdir(parents=True)
         trainer.strategy.barrier()
         selected = torch.zeros(num_classes, dtype=torch.int64)
-        for (indices, _), probabilities in zip(logits, maps(), strict=True):
+        for (indices, _), probabilities in zip(logits(), maps(), strict=True):
             labels = select(probabilities, found.tau).cpu()
             selected += class_counts(labels, num_classes)
             for index, label in zip(indices.tolist(), labels, strict=True):
@@ -288,19 +294,21 @@ class SelfTraining(L.Callback):
         trainer.strategy.barrier()
         module.train(was_training)
 
-    def _logits(self, trainer: L.Trainer, module: SelfTrainedSegmenter, image: Tensor) -> list[Tensor]:
-        """Main-level logits of ``image`` and, if wanted, of its mirror image (mirrored back)."""
-        with trainer.precision_plugin.forward_context():
-            views = [module.network(image)[0]]
-            if self.flip_average:
-                views.append(module.network(image.flip(-1))[0].flip(-1))
-        return [view.float() for view in views]
+    def _logits(self, trainer: L.Trainer, module: SelfTrainedSegmenter) -> Iterator[tuple[Tensor, list[Tensor]]]:
+        """Indices and main-level logits of target images and, if wanted, of their mirror images (mirrored back)."""
+        for batch in self._target_batches(trainer):
+            with trainer.precision_plugin.forward_context():
+                views = [module.network(batch["image"])[0]]
+                if self.flip_average:
+                    views.append(module.network(batch["image"].flip(-1))[0].flip(-1))
+            yield batch["index"].cpu(), [view.float().cpu() for view in views]
 
     def _probabilities(
         self, module: SelfTrainedSegmenter, views: list[Tensor], size: tuple[int, int], prior: Tensor | None
     ) -> Tensor:
         """Mean softmax of the views, float32 whatever the precision, times the prior."""
-        mean = torch.stack([upsampled(view, size, module.align_corners).softmax(1) for view in views]).mean(0)
+        views = [upsampled(view.to(module.device), size, module.align_corners).softmax(1) for view in views]
+        mean = torch.stack(views).mean(0)
         return mean if prior is None else mean * prior.to(mean.device)
 
     def _spatial_prior(self, trainer: L.Trainer, module: SelfTrainedSegmenter) -> Tensor | None:
@@ -355,6 +363,17 @@ def _datamodule(trainer: L.Trainer) -> SegmentationDataModule:
             "Self-training labels the target set, so it needs Trainer.fit(..., datamodule=SegmentationDataModule)."
         )
     return data
+
+
+def _remembered(passes: Callable[[], Iterator[tuple[Tensor, list[Tensor]]]]) -> Callable[[], Iterable]:
+    """The same passes; what the first one saw is kept if it fits, or else computed anew each time."""
+    kept, size = [], 0
+    for item in passes():
+        size += sum(view.nbytes for view in item[1])
+        if size > KEPT_BYTES:
+            return passes
+        kept.append(item)
+    return lambda: kept
 
 
 def _grown(schedule: tuple[float, float, float], round_: int) -> float:

@@ -132,6 +132,10 @@ def check_image(image: torch.Tensor, batch_size: int, size: tuple[int, int]) -> 
     assert 0 <= image.min() < 0.2 and 0.8 < image.max() <= 1
 
 
+def images_of(dataset: Any) -> set[Any]:
+    return {s.image for s in getattr(dataset, "samples", ())} or {dataset.name(i) for i in range(len(dataset))}
+
+
 @pytest.mark.parametrize("pair", PAIRS)
 def test_pair(tmp_path, pair):
     cfg = composed(tmp_path, f"data={pair}")
@@ -149,6 +153,8 @@ def test_pair(tmp_path, pair):
 
     assert ("target" in data.test_names) == (pair != "image_label_folders")
     for name, loader in zip(data.test_names, data.test_dataloader(), strict=True):
+        assert images_of(data.tests[name].dataset).isdisjoint(images_of(data.source_view.dataset))
+        assert images_of(data.tests[name].dataset).isdisjoint(images_of(data.target_view.dataset))
         batch = next(iter(loader))
         assert batch.keys() == {"image", "label", "index"}
         check_image(batch["image"], len(batch["label"]), target_size)
@@ -256,6 +262,12 @@ def test_cbst_has_the_official_numbers(tmp_path, experiment, portions, shares, p
     training = module.self_training
     assert (training.rounds, training.policy, training.threshold_stride) == (6, policy, 4)
     assert (training.portions, training.source_shares) == (portions, shares)
+
+
+def test_debug_cuts_a_recipe_short():
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        cfg = compose("config", ["debug=fast", "experiment=adaptsegnet_gta2cityscapes"])
+    assert (cfg.method.max_iters, cfg.trainer.limit_train_batches) == (2, 2)
 
 
 # -- own folders -------------------------------------------------------------------------------------------------------

@@ -18,16 +18,26 @@ from da_lightning.training.module import AdaptationModule, NotFiniteError, Playe
 class Duel(AdaptationModule):
     """Two lines, each fitted to its domain with two terms."""
 
-    def __init__(self, clip: float | None = None, lr: float = 0.1, momentum: float = 0.0, **options: Any) -> None:
+    def __init__(
+        self,
+        clip: float | None = None,
+        second_clip: float | None = None,
+        lr: float = 0.1,
+        momentum: float = 0.0,
+        **options: Any,
+    ) -> None:
         super().__init__(**{"max_iters": 1, **options})
         self.save_hyperparameters()
         torch.manual_seed(0)
         self.first, self.second = nn.Linear(3, 1), nn.Linear(3, 1)
-        self.clip, self.options = clip, {"name": "SGD", "lr": lr, "momentum": momentum}
+        self.clips, self.options = (clip, second_clip), {"name": "SGD", "lr": lr, "momentum": momentum}
 
     def players(self) -> dict[str, Player]:
-        first = Player([(1.0, [self.first.weight]), (2.0, [self.first.bias])], self.options, self.clip)
-        return {"first": first, "second": Player([(1.0, list(self.second.parameters()))], self.options)}
+        groups = [(1.0, [self.first.weight]), (2.0, [self.first.bias])]
+        return {
+            "first": Player(groups, self.options, self.clips[0]),
+            "second": Player([(1.0, list(self.second.parameters()))], self.options, self.clips[1]),
+        }
 
     def updates(self, batch: dict[str, dict[str, Tensor]]) -> Iterator[tuple[str, dict[str, Term]]]:
         for name, domain in (("first", "source"), ("second", "target")):
@@ -129,7 +139,8 @@ def test_two_batches_accumulated_equal_one_of_double_size(tmp_path: Path) -> Non
                 yield name, {"square": terms["square"]}
 
     content = batches(4)
-    two, one = Squares(max_iters=4, accumulate=2, momentum=0.9), Squares(max_iters=2, momentum=0.9)
+    options = {"momentum": 0.9, "clip": 0.5, "second_clip": 1.0}  # each clips its own gradient, and only the whole one
+    two, one = Squares(max_iters=4, accumulate=2, **options), Squares(max_iters=2, **options)
     run = fit(two, content, tmp_path / "two")
     fit(one, [joined(content[:2]), joined(content[2:])], tmp_path / "one")
     assert run.global_step == 2 * 2

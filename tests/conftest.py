@@ -1,13 +1,12 @@
 """What holds for all tests."""
 
-import logging
-import warnings
-
 import pytest
 import torch
 
-logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-warnings.filterwarnings("ignore", module="lightning")
+
+def pytest_configure(config: pytest.Config) -> None:
+    # Advice about loggers, worker processes and epochs too short to log, which tiny runs call for.
+    config.addinivalue_line("filterwarnings", "ignore:.*:UserWarning:lightning.*")
 
 
 @pytest.fixture(autouse=True)

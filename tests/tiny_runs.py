@@ -92,7 +92,7 @@ def command(arguments: Sequence[str], folder: Path, **environment: str) -> subpr
         env={**inherited, **own, "CUDA_VISIBLE_DEVICES": "", **environment},
         capture_output=True,
         text=True,
-        timeout=150,
+        timeout=300,
     )
 
 

@@ -1,6 +1,7 @@
 """Runs of a second: their options, their pieces without the front door, and the real command."""
 
 import hashlib
+import json
 import os
 import signal
 import subprocess
@@ -134,12 +135,13 @@ def assert_same_training(one: Path, other: Path) -> None:
 
 
 class WriteChecksum(L.Callback):
-    """Leaves ``rank_<n>.sha256`` of all parameters in the run folder."""
+    """Leaves ``rank_<n>.json`` with checksums of all parameters and of all buffers in the run folder."""
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        content = b"".join(p.detach().numpy().tobytes() for p in pl_module.parameters())
-        file = Path(trainer.default_root_dir) / f"rank_{trainer.global_rank}.sha256"
-        file.write_text(hashlib.sha256(content).hexdigest())
+        parts = {"parameters": pl_module.parameters(), "buffers": pl_module.buffers()}
+        contents = {part: b"".join(t.detach().numpy().tobytes() for t in tensors) for part, tensors in parts.items()}
+        sums = {part: hashlib.sha256(content).hexdigest() for part, content in contents.items()}
+        (Path(trainer.default_root_dir) / f"rank_{trainer.global_rank}.json").write_text(json.dumps(sums))
 
 
 class Poison(L.Callback):

@@ -249,6 +249,9 @@ class SelfTraining(L.Callback):
     def _estimate_statistics(self, trainer: L.Trainer, module: SelfTrainedSegmenter) -> None:
         batches = self._target_batches(trainer)
         update_bn((batch["image"] for batch in batches), module.network)
+        # Each rank saw its own share; all must label and test under the same statistics.
+        for statistic in (buffer for buffer in module.network.buffers() if buffer.is_floating_point()):
+            statistic.copy_(cast(Tensor, trainer.strategy.reduce(statistic, reduce_op="mean")))
 
     def _target_batches(self, trainer: L.Trainer) -> Iterator[dict[str, Tensor]]:
         data = _datamodule(trainer)

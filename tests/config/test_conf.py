@@ -46,7 +46,7 @@ def test_conf_is_found_wherever_the_package_lies(tmp_path: Path) -> None:
         assert root / conf == module.CONF_DIR
 
 
-@pytest.mark.parametrize(("group", "name"), EVERY, ids="/".join)
+@pytest.mark.parametrize(("group", "name"), EVERY)
 def test_every_option_composes(group: str, name: str) -> None:
     cfg = composed(f"{group}={name}")
     assert {"method", "data", "trainer", "callbacks", "seed"} <= set(cfg)
@@ -57,7 +57,8 @@ def test_experiments_give_their_method_what_it_takes(name: str) -> None:
     method = OmegaConf.to_container(composed(f"experiment={name}").method, resolve=True)
     kind = target_of(method)
     checked = checked_arguments(kind, {key: value for key, value in method.items() if key != "_target_"}, "method")
-    checked["network"] = {**checked["network"], "pretrained": None}
+    if "pretrained" in checked["network"]:
+        checked["network"]["pretrained"] = None  # nothing to download here
     kind(**checked)
 
 

@@ -67,11 +67,10 @@ def draw_bars(scores: Scores, file: Path) -> None:
 
     figure = Figure(figsize=(9, 2.6 * len(panels)), layout="constrained")
     for axes, (title, series) in zip(figure.subplots(len(panels), squeeze=False)[:, 0], panels.items(), strict=True):
-        for number, (column, values) in enumerate(series.items()):
+        for number, (column, values) in enumerate(sorted(series.items(), key=_is_result)):
             width = 0.8 / len(series)
             places = [i + (number - (len(series) - 1) / 2) * width for i in range(len(values))]
-            label = "source only" if column.startswith("source_only/") else "this method"
-            colour = "#9aa5b1" if label == "source only" else "#0b6e99"
+            label, colour = ("this method", "#0b6e99") if _is_result((column, values)) else ("source only", "#9aa5b1")
             axes.bar(places, [100 * v for v in values.values()], width, label=label, color=colour)
         axes.set_xticks(range(len(values)), list(values), rotation=30, ha="right")
         axes.set_title(f"{title} (%)", loc="left", fontsize=10)
@@ -81,6 +80,10 @@ def draw_bars(scores: Scores, file: Path) -> None:
             axes.legend(frameon=False)
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, dpi=110)
+
+
+def _is_result(series: tuple[str, Scores]) -> bool:
+    return not series[0].startswith("source_only/")
 
 
 def _split(key: str) -> tuple[str, str]:

@@ -13,9 +13,11 @@ from typing import cast
 import lightning.pytorch as L
 import torch
 from lightning.pytorch.loggers import CSVLogger, Logger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 
 from da_lightning.config.build import build
+from da_lightning.errors import UserError
 from da_lightning.training.checkpoints import check_resumable, read_checkpoint
 from da_lightning.training.module import AdaptationModule
 from da_lightning.training.results import draw_bars, peak_memory_mb, print_table, versions, write_metrics
@@ -125,6 +127,8 @@ def _trainer(
         loggers.append(build(cast(DictConfig, cfg.logger), "logger", save_dir=str(run_dir)))
         loggers[-1].log_hyperparams(cast(dict, OmegaConf.to_container(cfg, resolve=True)))
     callbacks = [build(node, f"callbacks.{key}") for key, node in cfg.callbacks.items() if node]
+    if not cfg.trainer.enable_progress_bar:
+        callbacks = [callback for callback in callbacks if not isinstance(callback, L.callbacks.ProgressBar)]
     for callback in callbacks:
         if isinstance(callback, L.callbacks.ModelCheckpoint):
             callback.dirpath = str(run_dir / "checkpoints")
@@ -133,6 +137,8 @@ def _trainer(
     node = cast(DictConfig, OmegaConf.merge(options, {"strategy": strategy}))
     try:
         yield build(node, "trainer", logger=loggers, callbacks=callbacks, default_root_dir=str(run_dir))
+    except MisconfigurationException as error:
+        raise UserError(f"trainer: {' '.join(str(error).split())}") from None
     finally:
         _close_wandb(environment)
 

@@ -219,3 +219,8 @@ def test_tensorboard_works_or_is_named_as_missing(tmp_path: Path) -> None:
     else:
         with pytest.raises(UserError, match=r"^logger needs a package that is not installed: .*tensorboard"):
             train_and_test(cfg, tmp_path, "source_only", "toy_streets")
+
+
+def test_trainer_options_that_contradict_each_other_are_told_in_a_sentence(tmp_path: Path) -> None:
+    options = [*tiny("segmentation_source_only"), "+trainer.gradient_clip_val=1.0"]
+    assert "trainer: " in refused(command(options, tmp_path))

@@ -166,16 +166,16 @@ def on_two_devices(tmp_path_factory: pytest.TempPathFactory) -> dict[str, OnTwoD
     for method in METHODS:
         alike.setdefault(tuple(tiny(method)), []).append(method)
 
-    def start(options: tuple[str, ...]) -> OnTwoDevices:
+    def start(options: tuple[str, ...], folder: Path) -> OnTwoDevices:
         methods = alike[options]
         sweep = ["-m"] if len(methods) > 1 else []
         observed = ["trainer.devices=2", "+callbacks.checksum={_target_: tiny_runs.WriteChecksum}"]
-        folder = tmp_path_factory.mktemp("two_devices")
         process = command([*sweep, f"method={','.join(methods)}", *options, *observed], folder)
         return OnTwoDevices(process, folder, len(methods))
 
     with ThreadPoolExecutor(2) as pool:
-        runs = zip(alike.values(), pool.map(start, alike), strict=True)
+        folders = [tmp_path_factory.mktemp("two_devices") for _ in alike]
+        runs = zip(alike.values(), pool.map(start, alike, folders), strict=True)
         return {method: run for methods, run in runs for method in methods}
 
 

@@ -15,7 +15,9 @@ def test_wheel_runs_from_another_folder(tmp_path: Path) -> None:
     build = ["wheel", str(PROJECT), "--no-deps", "--no-build-isolation", "--quiet", "--wheel-dir", str(tmp_path)]
     subprocess.run([sys.executable, "-m", "pip", *build], check=True)
     wheel = next(tmp_path.glob("*.whl"))
-    subprocess.run([sys.executable, "-m", "pip", "install", "--no-deps", "--quiet", "--target", site, wheel], check=True)
+    subprocess.run(
+        [sys.executable, "-m", "pip", "install", "--no-deps", "--quiet", "--target", site, wheel], check=True
+    )
     assert (site / "da_lightning" / "conf" / "config.yaml").is_file()
     assert not (site / "conf").exists()
 

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from da_lightning.errors import UserError
 from da_lightning.segmentation.networks.base import SegmentationNetwork
 
 
@@ -12,13 +13,16 @@ class LightNet(SegmentationNetwork):
 
     Args:
         num_classes: K.
-        width: Channels at stride 2; they double at each further stride.
+        width: Channels at stride 2, at least 8; they double at each further stride.
         dropout: Share of feature maps dropped before the classifier.
         multi_level: Also classify the stride-8 decoder features, as the auxiliary level.
     """
 
     def __init__(self, num_classes: int, width: int = 16, dropout: float = 0.0, multi_level: bool = False) -> None:
         super().__init__()
+        if width < 8:
+            # Strided 1x1 convolutions of fewer channels-last channels corrupt memory in torch 2.14.
+            raise UserError(f"method.network.width={width} is too narrow: give at least 8.")
         self.stem = _conv(3, width, stride=2)
         self.stage4 = _Residual(width, 2 * width, stride=2)
         self.stage8 = _Residual(2 * width, 4 * width, stride=2)

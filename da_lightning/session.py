@@ -118,6 +118,7 @@ def _trainer(
 ) -> Iterator[L.Trainer]:
     """The trainer with loggers and callbacks; closes W&B whatever happens, so that the next job has its own run."""
     environment = os.environ.get("WANDB_MODE")
+    os.environ.setdefault("WANDB_SILENT", "true")  # its summary would push the table of results off the screen
     if is_resumed and (run_dir / "metrics.csv").is_file():
         # The logger starts a new file; what the run logged before stays under the number of the attempt.
         earlier = len(list(run_dir.glob("metrics.*.csv")))

@@ -90,6 +90,7 @@ def _quieten_lightning() -> None:
         ".*does not have many workers.*",  # data.num_workers is an option, with a reason in each pair's file
         ".*The number of training batches .* is smaller than the logging interval.*",
         ".*Checkpoint directory .* exists and is not empty.*",
+        ".*Detected call of `lr_scheduler.step\\(\\)` before `optimizer.step\\(\\)`.*",  # a player yet to begin
     ):
         warnings.filterwarnings("ignore", message=message)
 

@@ -9,7 +9,7 @@ from da_lightning.segmentation.networks.base import SegmentationNetwork
 
 
 class LightNet(SegmentationNetwork):
-    """Residual encoder to stride 16, decoder with skips to stride 4; 1.0 M parameters at ``width=16``.
+    """Residual encoder to stride 16, decoder with skips to stride 4; 1.1 M parameters at ``width=16``.
 
     Args:
         num_classes: K.

@@ -6,12 +6,16 @@ from typing import Any, Literal
 import lightning.pytorch as L
 from torch import Tensor, nn
 
-from da_lightning.segmentation.losses import Gan, gan_loss, upsampled
+from da_lightning.segmentation.losses import upsampled
 from da_lightning.segmentation.module import SegmentationModule
 from da_lightning.segmentation.networks.discriminator import OutputDiscriminator
 from da_lightning.training.callbacks import KeepSourceOnly
+from da_lightning.training.losses import Gan, gan_loss
 from da_lightning.training.module import AdversarialModule, Player, Term, frozen
 from da_lightning.training.optimizers import poly
+
+SOURCE, TARGET = 0.0, 1.0
+"""What a discriminator calls the two domains, as in the official code."""
 
 
 class AdaptSegNet(AdversarialModule, SegmentationModule):
@@ -81,7 +85,7 @@ class AdaptSegNet(AdversarialModule, SegmentationModule):
         with frozen(self.discriminators):
             for level, weight in enumerate(self.adversarial_weights):
                 score = self.discriminators[level](target_maps[level])
-                terms[f"adversarial_{level + 1}"] = Term(gan_loss(score, "source", self.gan), weight)
+                terms[f"adversarial_{level + 1}"] = Term(gan_loss(score, SOURCE, self.gan), weight)
         yield "segmenter", terms
 
         for level, name in enumerate(self._discriminator_names):
@@ -89,8 +93,8 @@ class AdaptSegNet(AdversarialModule, SegmentationModule):
             yield (
                 name,
                 {
-                    "source": Term(gan_loss(discriminator(source_maps[level].detach()), "source", self.gan), 0.5),
-                    "target": Term(gan_loss(discriminator(target_maps[level].detach()), "target", self.gan), 0.5),
+                    "source": Term(gan_loss(discriminator(source_maps[level].detach()), SOURCE, self.gan), 0.5),
+                    "target": Term(gan_loss(discriminator(target_maps[level].detach()), TARGET, self.gan), 0.5),
                 },
             )
 

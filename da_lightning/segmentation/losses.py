@@ -1,15 +1,11 @@
 """Losses of segmentation adaptation; all sums are float32."""
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 IGNORE = 255
 """The label of a pixel that belongs to no class."""
-
-Gan = Literal["vanilla", "least_squares"]
 
 
 def upsampled(logits: Tensor, size: tuple[int, int] | torch.Size, align_corners: bool) -> Tensor:
@@ -21,10 +17,3 @@ def pixel_cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
     """Mean over the valid pixels of ``label`` [B, H, W]; 0, not NaN, where there is none."""
     summed = F.cross_entropy(logits, label, ignore_index=IGNORE, reduction="sum")
     return summed / (label != IGNORE).sum().clamp(min=1)
-
-
-def gan_loss(score: Tensor, domain: Literal["source", "target"], gan: Gan) -> Tensor:
-    """Distance of a discriminator's map [B, 1, h, w] to a domain's label (source 0, target 1), mean over the map."""
-    wanted = torch.full_like(score, float(domain == "target"), dtype=torch.float32)
-    loss = F.binary_cross_entropy_with_logits if gan == "vanilla" else F.mse_loss
-    return loss(score.float(), wanted)

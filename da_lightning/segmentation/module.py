@@ -123,7 +123,7 @@ class SegmentationModule(AdaptationModule):
     # -- pictures ----------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def pictures(self, sample: dict[str, Tensor]) -> list[Tensor]:
+    def pictures(self, sample: dict[str, Tensor], domain: str) -> list[Tensor]:
         """Image, prediction and, if there is one, label of each sample; uint8 RGB [B, 3, H, W] at the image's size."""
         was_training = self.training
         columns = [(sample["image"] * 255).to(torch.uint8), self.coloured(self.eval()(sample["image"]).argmax(1))]

@@ -72,7 +72,7 @@ class ChannelsLast(L.Callback):
 
 
 class Pictures(L.Callback):
-    """Writes grids of ``module.pictures(sample)`` to ``pictures/`` and sends them to loggers that take images.
+    """Writes grids of ``module.pictures(sample, domain)`` to ``pictures/`` and sends them to loggers that take images.
 
     Args:
         every_n_epochs: How often training samples are drawn (also after the last epoch).
@@ -90,7 +90,7 @@ class Pictures(L.Callback):
         is_due = (trainer.current_epoch + 1) % self.every_n_epochs == 0 or module.iteration + 1 >= module.max_iters
         if trainer.is_global_zero and trainer.is_last_batch and is_due:
             for domain, sample in batch.items():
-                columns = module.pictures({key: value[: self.count] for key, value in sample.items()})
+                columns = module.pictures({key: value[: self.count] for key, value in sample.items()}, domain)
                 self._write(trainer, f"train_{domain}", columns, module.iteration)
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -115,7 +115,7 @@ class Pictures(L.Callback):
             and len(batches) < self.count
         ):
             first = {key: value[:1] for key, value in batch.items()}
-            batches.append(cast(AdaptationModule, pl_module).pictures(first))
+            batches.append(cast(AdaptationModule, pl_module).pictures(first, names[dataloader_idx]))
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         for name, batches in self._tests.items():

@@ -71,8 +71,8 @@ class AdaptationModule(L.LightningModule):
         """Yield ``(player, terms)`` in the order of the updates; each is stepped before the next is computed."""
         raise NotImplementedError
 
-    def pictures(self, sample: dict[str, Tensor]) -> list[Tensor]:
-        """Columns of a picture of ``sample``, uint8 RGB [B, 3, H, W] each."""
+    def pictures(self, sample: dict[str, Tensor], domain: str) -> list[Tensor]:
+        """Columns of a picture of ``sample`` from ``domain`` (or a test set's name), uint8 RGB [B, 3, H, W] each."""
         return [(sample["image"] * 255).to(torch.uint8)]
 
     def lr_factor(self, iteration: int) -> float:

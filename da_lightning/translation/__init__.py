@@ -1,0 +1,1 @@
+"""Unpaired image translation: UNIT, MUNIT, DRIT, CycleGAN, StarGAN."""

@@ -30,7 +30,7 @@ def train_and_test(cfg: DictConfig, run_dir: Path, method: str, data_name: str) 
     """Train ``cfg.method`` on ``cfg.data``, test the last weights, fill ``run_dir``.
 
     Returns:
-        The test score named by ``cfg.objective``, ``None`` where there is none.
+        The test score named by ``cfg.objective`` or by the method, ``None`` where there is none.
 
     Raises:
         UserError: Anything in the configuration, the data or a checkpoint that a user can mend.
@@ -41,13 +41,15 @@ def train_and_test(cfg: DictConfig, run_dir: Path, method: str, data_name: str) 
     started = time.monotonic()
     if cfg.resume == "auto" and (run_dir / "metrics.json").is_file():
         log.info("%s is finished: skipped.", run_dir)
-        return json.loads((run_dir / "metrics.json").read_text())["test"].get(cfg.objective)
+        summary = json.loads((run_dir / "metrics.json").read_text())
+        return summary["test"].get(cfg.objective or summary.get("objective"))
     checkpoint = _checkpoint_to_resume(cfg, run_dir)
     # Tells of a damaged or hostile file before anything is built.
     content = read_checkpoint(checkpoint) if checkpoint else {}
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     data = cast(L.LightningDataModule, build(cfg.data, "data"))
     module = cast(AdaptationModule, build(cfg.method, "method"))
+    objective = cfg.objective or module.objective
     if checkpoint:
         check_resumable(checkpoint, content, module)
     del content  # as large as the network and its optimisers together
@@ -63,6 +65,7 @@ def train_and_test(cfg: DictConfig, run_dir: Path, method: str, data_name: str) 
                 "data": data_name,
                 "seed": cfg.seed,
                 "selection": "last iteration",
+                "objective": objective,
                 "versions": versions(),
                 "iterations": module.max_iters,
                 "devices": trainer.world_size,
@@ -75,7 +78,7 @@ def train_and_test(cfg: DictConfig, run_dir: Path, method: str, data_name: str) 
                 print_table(scores, f"{method} on {data_name} (last iteration, seed {cfg.seed})")
             print(f"{run_dir}: {summary['seconds']:.0f} s, {summary['peak_memory_mb']:.0f} MB")
             write_metrics(run_dir / "metrics.json", summary)
-    return scores.get(cfg.objective)
+    return scores.get(objective) if objective else None
 
 
 def _quieten_lightning() -> None:
@@ -90,6 +93,7 @@ def _quieten_lightning() -> None:
         ".*does not have many workers.*",  # data.num_workers is an option, with a reason in each pair's file
         ".*The number of training batches .* is smaller than the logging interval.*",
         ".*Checkpoint directory .* exists and is not empty.*",
+        ".*will save all extracted features in buffer.*",  # KID, which is asked for by name
         ".*Detected call of `lr_scheduler.step\\(\\)` before `optimizer.step\\(\\)`.*",  # a player yet to begin
     ):
         warnings.filterwarnings("ignore", message=message)

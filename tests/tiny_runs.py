@@ -6,11 +6,13 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as L
+import numpy as np
 import torch
 from hydra import compose, initialize_config_dir
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -36,12 +38,39 @@ SEGMENTATION_DATA = (
     "data.eval_batch_size=2",
     "data.iterations_per_epoch=2",
 )
+SHOES = (
+    *(f"data.{place}.count={count}" for place, count in {"source": 8, "target": 6}.items()),
+    *(f"data.tests.{name}.count=3" for name in ("source", "target")),
+    *(f"data.{place}.size=[32,32]" for place in ("source", "target", "tests.source", "tests.target")),
+    "data.batch_size=2",
+    "data.eval_batch_size=2",
+    "data.iterations_per_epoch=2",
+)
 SMALLEST = {
     "segmentation": (*SEGMENTATION_DATA, "network@method.network=light", "method.network.width=8"),
+    "translation": SHOES,
 }
 """By family: data and networks that train in a blink."""
 
-SHORTEST = {"max_iters": 6, "source_iters": 2, "rounds": 2, "iters_per_round": 2, "discriminator_width": 8}
+SHORTEST = {
+    "max_iters": 6,
+    "source_iters": 2,
+    "rounds": 2,
+    "iters_per_round": 2,
+    "width": 8,
+    "residuals": 1,
+    "halvings": 5,
+    "style_dim": 2,
+    "mlp_width": 8,
+    "classifier_width": 8,
+    "discriminator_width": 8,
+    "discriminator_scales": 2,
+    "discriminator_layers": 3,
+    "class_kernel": 4,
+    "content_layers": 0,
+    "content_iters": 1,
+    "critic_steps": 2,
+}
 """Options that say how long and how large, as far as a method has them: three epochs of two iterations."""
 
 
@@ -51,12 +80,28 @@ def composed(*overrides: str) -> DictConfig:
         return compose("config", overrides=list(overrides))
 
 
+def digits() -> tuple[str, ...]:
+    """Options of a labelled pair, whose files are written on the first call."""
+    folder = write_digits(Path(tempfile.gettempdir()) / f"da_lightning_digits_{os.getuid()}")
+    return (f"data.root={folder}", "data.image_size=[32,32]", "data.batch_size=2", "data.iterations_per_epoch=2")
+
+
 def tiny(method: str) -> list[str]:
     """Overrides that make ``method`` three epochs long and small, without any logger but csv."""
     options = composed(f"method={method}").method
-    family = options._target_.split(".")[1]
+    data = digits() if "num_classes" in options else SMALLEST[options._target_.split(".")[1]]
     lengths = [f"method.{key}={value}" for key, value in SHORTEST.items() if key in options]
-    return [*SMALLEST[family], *lengths, "trainer=cpu", "logger=csv", "callbacks.progress=null"]
+    return [*data, *lengths, "trainer=cpu", "logger=csv", "callbacks.progress=null"]
+
+
+def write_digits(folder: Path, size: int = 28) -> Path:
+    """Files as `data=mnist2usps` wants them, with a few random images."""
+    folder.mkdir(parents=True, exist_ok=True)
+    draw = np.random.RandomState(0)
+    for number, name in enumerate(("mnist_train", "usps_train", "mnist_test", "usps_test")):
+        images = draw.randint(0, 256, (8 - number, size, size), dtype=np.uint8)
+        np.savez(folder / f"{name}.npz", images=images, labels=np.arange(len(images)))
+    return folder
 
 
 def built(method: str, *overrides: str, seed: int = 0) -> tuple[AdaptationModule, L.LightningDataModule]:

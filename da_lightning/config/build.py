@@ -44,30 +44,38 @@ def _build(node: Any, key: str, extra: dict[str, Any] | None = None) -> Any:
     options = {name: _build(value, f"{key}.{name}") for name, value in node.items() if name != "_target_"}
     if "_target_" not in node:
         return options
-    target = _trusted_target(node["_target_"], key)
+    target = trusted_object(node["_target_"], f"{key}._target_={node['_target_']}")
     return target(**checked_arguments(target, options | (extra or {}), key))
 
 
-def _trusted_target(path: str, key: str) -> Any:
+def trusted_object(path: str, place: str) -> Any:
     """The object at ``path``; both its written name and the module it really lives in must be trusted.
 
     The second check matters: ``torch.optim.adam.torch.load`` begins well and ends at ``torch.load``.
+
+    Args:
+        path: Its dotted name.
+        place: What names it, for messages.
+
+    Raises:
+        UserError: It is outside the trusted packages (then nothing is imported), or does not exist.
     """
-    trusted = (*TRUSTED, *filter(None, os.environ.get("DA_TRUSTED_PACKAGES", "").split(",")))
+    _check_trusted(path, place)
     try:
         target = get_object(path)
     except (HydraException, ImportError, AttributeError, ValueError) as error:
-        raise UserError(
-            f"{key}._target_={path} cannot be imported ({_first_line(error)}): check its spelling."
-        ) from None
-    home = f"{getattr(target, '__module__', '')}.{getattr(target, '__qualname__', '')}"
-    for name in (path, home):
-        if not name.startswith(tuple(f"{package}." for package in trusted)):
-            raise UserError(
-                f"{key}._target_={path} is {name}, outside the trusted packages {', '.join(trusted)}: "
-                "if you trust it, add its package to the environment variable DA_TRUSTED_PACKAGES."
-            )
+        raise UserError(f"{place} cannot be imported ({_first_line(error)}): check its spelling.") from None
+    _check_trusted(f"{getattr(target, '__module__', '')}.{getattr(target, '__qualname__', '')}", place)
     return target
+
+
+def _check_trusted(name: str, place: str) -> None:
+    trusted = (*TRUSTED, *filter(None, os.environ.get("DA_TRUSTED_PACKAGES", "").split(",")))
+    if not name.startswith(tuple(f"{package}." for package in trusted)):
+        raise UserError(
+            f"{place} is {name}, outside the trusted packages {', '.join(trusted)}: "
+            "if you trust it, add its package to the environment variable DA_TRUSTED_PACKAGES."
+        )
 
 
 def _first_line(error: Exception) -> str:

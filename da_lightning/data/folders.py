@@ -92,16 +92,22 @@ def select_images(images: Mapping[str, Path], list_file: Path, folder: str = "",
     Args:
         images: What ``find_images(root, folder, ending)`` found.
         list_file: One image a line, as a path under ``root/folder`` or under ``root``, with or without ``ending`` and
-            suffix; further columns are ignored.
+            suffix; further columns are ignored, but a name may hold spaces.
         folder, ending: As given to :func:`find_images`.
 
     Raises:
         DataError: A line that names no image, or one that is named twice.
     """
+
+    def name_of(column: str) -> str:
+        stem, suffix = os.path.splitext(column.removeprefix("./"))
+        stem = stem if suffix.lower() in IMAGE_SUFFIXES else stem + suffix
+        return stem.removeprefix(f"{folder}/").removesuffix(ending)
+
     chosen: dict[str, Path] = {}
-    for place, (column, *_) in read_list(list_file):
-        stem, suffix = os.path.splitext(column)
-        name = (stem if suffix.lower() in IMAGE_SUFFIXES else column).removeprefix(f"{folder}/").removesuffix(ending)
+    for place, columns in read_list(list_file):
+        line, column = " ".join(columns), columns[0]
+        name = name_of(line if name_of(line) in images else column)
         if name not in images:
             raise DataError(
                 f"{place} names {column}, which is not among the {len(images)} images found (the first is "

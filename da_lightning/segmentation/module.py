@@ -30,6 +30,7 @@ class SegmentationModule(AdaptationModule):
     """
 
     network: SegmentationNetwork
+    objective = "target/miou"
 
     def __init__(
         self,
@@ -73,9 +74,8 @@ class SegmentationModule(AdaptationModule):
         }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        # The weights are in the checkpoint: whoever loads it must not need the files that training began from.
+        super().on_save_checkpoint(checkpoint)
         saved = checkpoint["hyper_parameters"]
-        saved["init_from"] = None
         saved["network"] = {key: None if key == "pretrained" else value for key, value in saved["network"].items()}
 
     # -- evaluation --------------------------------------------------------------------------------------------------

@@ -44,8 +44,8 @@ class NotFiniteError(UserError):
 class AdaptationModule(L.LightningModule):
     """Base of all methods. A subclass says who plays (:meth:`players`) and what they minimise (:meth:`updates`).
 
-    Optimiser stepping, precision, clipping, accumulation, schedules and the iteration count live here, once. Epochs are
-    reseeded from (seed, epoch, rank), so that a run resumed at an epoch's end draws what the uninterrupted one drew.
+    Optimiser stepping, precision, clipping, accumulation, schedules and the iteration count live here, once. Each
+    step is reseeded from (seed, iteration, rank), so that a resumed run draws what the uninterrupted one drew.
 
     Args:
         max_iters: Length of the training in iterations (batches, whatever the number of players).
@@ -55,6 +55,9 @@ class AdaptationModule(L.LightningModule):
 
     ddp_strategy = "ddp"
     """The strategy this method needs on more than one device."""
+
+    objective: str | None = None
+    """The test score that stands for all."""
 
     def __init__(self, max_iters: int, accumulate: int = 1, seed: int = 0) -> None:
         super().__init__()
@@ -95,10 +98,15 @@ class AdaptationModule(L.LightningModule):
             configured.append({"optimizer": optimizer, "lr_scheduler": schedule})
         return configured
 
-    def on_train_epoch_start(self) -> None:
-        torch.manual_seed(mixed_seed(self.seed, self.current_epoch, self.global_rank))
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Record the class, and leave out what training began from: the weights are all that a rebuilt method needs."""
+        checkpoint["method"] = f"{type(self).__module__}.{type(self).__qualname__}"
+        if "init_from" in checkpoint.get("hyper_parameters", {}):
+            checkpoint["hyper_parameters"]["init_from"] = None
 
     def training_step(self, batch: dict[str, dict[str, Tensor]], batch_idx: int) -> None:
+        # Not at an epoch's start: a resumed run makes its loaders' iterators, which draw, at another moment.
+        torch.manual_seed(mixed_seed(self.seed, self.iteration, self.global_rank))
         optimizers = dict(zip(self._players, _as_list(self.optimizers()), strict=True))
         is_first = batch_idx % self.accumulate == 0
         is_last = (batch_idx + 1) % self.accumulate == 0 or self.trainer.is_last_batch

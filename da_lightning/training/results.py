@@ -2,6 +2,7 @@
 
 import json
 import platform
+import re
 import resource
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -13,6 +14,8 @@ from rich.console import Console
 from rich.table import Table
 
 Scores = Mapping[str, float]
+
+_SHARE = re.compile(r"(miou|iou|accuracy|map|rank\d+)(/|$)")
 
 
 def write_metrics(file: Path, summary: Mapping[str, Any]) -> None:
@@ -38,18 +41,20 @@ def peak_memory_mb() -> float:
 
 
 def print_table(scores: Scores, title: str) -> None:
-    """One row a metric, one column a test set; source-only scores stand beside."""
+    """One row a metric, in per cent if a share, one column a test set; source-only scores stand beside."""
     columns: dict[str, dict[str, float]] = {}
     for key, value in scores.items():
         column, metric = _split(key)
         columns.setdefault(column, {})[metric] = value
     table = Table(title=title, title_justify="left")
-    table.add_column("metric (%)")
+    table.add_column("metric")
     for column in columns:
         table.add_column(column, justify="right")
     for metric in dict.fromkeys(metric for column in columns.values() for metric in column):
-        cells = [f"{100 * column[metric]:.1f}" if metric in column else "" for column in columns.values()]
-        table.add_row(metric, *cells, style="bold" if "/" not in metric else None)
+        is_share = _SHARE.match(metric)
+        values = [column.get(metric) for column in columns.values()]
+        cells = ["" if v is None else f"{100 * v:.1f}" if is_share else f"{v:.4g}" for v in values]
+        table.add_row(f"{metric} (%)" if is_share else metric, *cells, style="bold" if "/" not in metric else None)
     Console().print(table)
 
 

@@ -1,13 +1,16 @@
 """What all translation methods share: translating any image, test scores, pictures."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+from da_lightning.errors import UserError
+from da_lightning.seeds import mixed_seed
 from da_lightning.training.module import AdversarialModule
+from da_lightning.translation.metrics import INPUTS, PAIRS, DomainScores, Metric, metric_networks, score_name
 
 Domain = Literal["source", "target"]
 DOMAINS: tuple[Domain, Domain] = ("source", "target")
@@ -30,6 +33,10 @@ class TranslationModule(AdversarialModule):
         optimizer: Of the generators, see :func:`~da_lightning.training.optimizers.make_optimizer`.
         discriminator_optimizer: Of the discriminators; ``None`` takes ``optimizer``.
         clip_norm: Largest gradient norm of a player; ``None`` does not clip.
+        metrics: Of ``fid``, ``kid`` and ``lpips`` (diversity, where there are styles): scores of the test beyond the
+            error of round trips.
+        features: torchvision's name of a network to compare by, ``None`` the metrics' standard ones; and
+        features_from: a file with its weights. See :func:`~da_lightning.translation.metrics.metric_networks`.
         max_iters, accumulate, seed: See :class:`~da_lightning.training.module.AdaptationModule`.
     """
 
@@ -44,12 +51,19 @@ class TranslationModule(AdversarialModule):
         max_iters: int,
         discriminator_optimizer: Mapping[str, Any] | None = None,
         clip_norm: float | None = None,
+        metrics: Sequence[Metric] | None = None,
+        features: str | None = None,
+        features_from: str | None = None,
         accumulate: int = 1,
         seed: int = 0,
     ) -> None:
         super().__init__(max_iters, accumulate, seed)
         self.optimizer_options, self.clip_norm = optimizer, clip_norm
         self.discriminator_options = discriminator_optimizer or optimizer
+        self.metrics, self._compared_by = metrics or (), (features, features_from)
+        self._networks: dict[Metric, nn.Module] = {}
+        self.score_names: dict[str, str] = {metric: score_name(metric, features, features_from) for metric in self.metrics}
+        self.objective = f"target/{self.score_names.get('fid', 'cycle_l1')}"
 
     # -- what a method says ------------------------------------------------------------------------------------------
 
@@ -86,13 +100,46 @@ class TranslationModule(AdversarialModule):
 
     # -- evaluation --------------------------------------------------------------------------------------------------
 
+    def setup(self, stage: str) -> None:
+        # Before training begins: what the test needs and lacks is told now, not after it.
+        wanted = [metric for metric in self.metrics if metric != "lpips" or self.style_dim]
+        tests = getattr(getattr(self.trainer, "datamodule", None), "tests", {})
+        if wanted and tests and min(len(tests.get(domain, ())) for domain in DOMAINS) < 2:
+            raise UserError(
+                f"method.metrics={wanted} need two images at least in each of data.tests.source and data.tests.target: "
+                "add some, or set method.metrics=null."
+            )
+        if wanted and not self._networks:
+            self._networks = metric_networks(wanted, *self._compared_by)
+
     def on_test_start(self) -> None:
-        self._errors: dict[str, list[Tensor]] = {}
+        inputs = len(range(self.global_rank, INPUTS, self.trainer.world_size))
+        for network in self._networks.values():
+            network.to(self.device)
+        self._scores = {domain: DomainScores(self._networks, self.device, inputs) for domain in self._tested()}
 
     def test_step(self, batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
-        domain = DOMAINS[dataloader_idx]
-        error = (self.round_trip(batch["image"], domain) - batch["image"]).abs().mean()
-        self.log(f"{domain}/cycle_l1", error, add_dataloader_idx=False, batch_size=len(batch["image"]))
+        torch.manual_seed(mixed_seed(self.seed, dataloader_idx, batch_idx, self.global_rank))
+        domain = self._tested()[dataloader_idx]
+        image, own, across = batch["image"], self._scores[domain], self._scores.get(other(domain))
+        own.cycle.update((self.round_trip(image, domain).float() - image).abs().mean((1, 2, 3)))
+        if across is None or not self._networks:
+            return
+        own.add(as_uint8(image), real=True)
+        across.add(as_uint8(self.translate(image, other(domain))), real=False)
+        for one in image[: across.inputs]:
+            content = one.expand(PAIRS, -1, -1, -1)
+            across.add_pairs(self.translate(content, other(domain)), self.translate(content, other(domain)))
+
+    def on_test_epoch_end(self) -> None:
+        torch.manual_seed(self.seed)
+        for domain, scores in self._scores.items():
+            computed = scores.compute()
+            self.log_dict({f"{domain}/{self.score_names.get(name, name)}": computed[name] for name in computed})
+
+    def _tested(self) -> Sequence[Domain]:
+        """The domains of the test sets, in their order."""
+        return getattr(getattr(self.trainer, "datamodule", None), "test_names", None) or DOMAINS
 
     # -- pictures ----------------------------------------------------------------------------------------------------
 

@@ -54,6 +54,13 @@ def test_the_table_sets_source_only_scores_beside_the_methods(capsys: pytest.Cap
     assert any("iou/bus" in line and "nan" in line for line in lines)
 
 
+def test_only_shares_are_percentages(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table({"target/fid": 57.244, "target/kid": 0.01234, "target/rank1": 0.5, "source/cycle_l1": 0.25}, "munit")
+    lines = [[word for word in line.split() if word not in "│┃"] for line in capsys.readouterr().out.splitlines()]
+    for row in (["fid", "57.24"], ["kid", "0.01234"], ["rank1", "(%)", "50.0"], ["cycle_l1", "0.25"]):
+        assert row in lines
+
+
 def test_bars_for_every_test_set_or_no_file(tmp_path: Path) -> None:
     draw_bars(SCORES, tmp_path / "pictures" / "bars.png")
     two_panels = decode_image(str(tmp_path / "pictures" / "bars.png")).shape

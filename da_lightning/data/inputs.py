@@ -1,0 +1,129 @@
+"""Files to predict on: found, named, grouped by size; their labels go where their predictions go."""
+
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2.functional import resize
+
+from da_lightning.data.folders import check_pairs, find_images, open_image, read_list
+from da_lightning.errors import DataError, UserError
+
+_ORIENTATION, _LYING = 0x0112, (5, 6, 7, 8)  # EXIF tag, and its values that exchange width and height
+
+
+@dataclass(frozen=True)
+class Input:
+    """An image file, and its label file if it has one.
+
+    Attributes:
+        name: Unique among the inputs.
+        place, label_place: Where in a folder of the same layout such an image and its label lie, without suffix.
+    """
+
+    image: Path
+    name: str
+    place: str
+    label: Path | None = None
+    label_place: str = ""
+
+
+def find_inputs(source: Path, list_file: str | None = None, labels: Path | None = None) -> list[Input]:
+    """Find the images at ``source``.
+
+    Args:
+        source: An image; a folder of images; a folder with ``images`` and ``labels`` in it; or the folder of a list.
+        list_file: Text file with ``image label`` or ``image`` lines; both are relative to ``source``, as it is itself.
+        labels: A folder of label files with the names of the images; their places are ``images/x`` and ``labels/x``.
+
+    Raises:
+        DataError: Nothing found, a line that names no file under ``source``, or an image without its label.
+    """
+    if list_file is not None:
+        if labels is not None:
+            raise UserError("list_file and labels exclude each other: name the label in the second column of the list.")
+        return _listed(source, list_file)
+    images = "images" if labels is None and (source / "images").is_dir() and (source / "labels").is_dir() else ""
+    found = {source.stem: source} if source.is_file() else find_images(source, images)
+    if labels is None and not images:
+        return [Input(path, name, name) for name, path in found.items()]
+    label_files = find_images(labels or source / "labels")
+    check_pairs(found, {name: path for name, path in label_files.items() if name in found})
+    return [Input(path, name, f"images/{name}", label_files[name], f"labels/{name}") for name, path in found.items()]
+
+
+def _listed(root: Path, list_file: str) -> list[Input]:
+    inputs: dict[str, Input] = {}
+    for place, columns in read_list(root / Path(list_file).expanduser()):
+        paths = [PurePosixPath(column) for column in columns[:2]]
+        for path in paths:
+            if path.is_absolute() or ".." in path.parts or not (root / path).is_file():
+                raise DataError(f"{place} names {path}, which is no file in {root}: write paths relative to input.")
+        image, label = paths[0], paths[1] if len(paths) > 1 else None
+        name = str(image.with_suffix(""))
+        if name in inputs:
+            raise DataError(f"{place} names {image} a second time: name each image once.")
+        of_label = (root / label, str(label.with_suffix(""))) if label else ()
+        inputs[name] = Input(root / image, name, name, *of_label)
+    return list(inputs.values())
+
+
+def batches(inputs: Sequence[Input], batch_size: int) -> Iterator[list[int]]:
+    """Positions of inputs whose images are of one size, ``batch_size`` of them at most; every file is looked at first.
+
+    Raises:
+        DataError: A file that is no image.
+    """
+    sizes: dict[tuple[int, int], list[int]] = {}
+    for position, item in enumerate(inputs):
+        with open_image(item.image) as image:
+            width, height = image.size
+            is_lying = image.getexif().get(_ORIENTATION) in _LYING
+        sizes.setdefault((height, width) if is_lying else (width, height), []).append(position)
+    for positions in sizes.values():
+        yield from (positions[i : i + batch_size] for i in range(0, len(positions), batch_size))
+
+
+def check_numbers(options: object, **least: int) -> None:
+    """Check that each named attribute of ``options`` is ``None`` or as large as it must be.
+
+    Raises:
+        UserError: One is not.
+    """
+    for name, smallest in least.items():
+        if (number := getattr(options, name)) is not None and number < smallest:
+            raise UserError(f"{name}={number} must be {smallest} or more.")
+
+
+def with_shorter_side(image: Tensor, side: int | None) -> Tensor:
+    """``image`` uint8 [3, H, W] resized, bicubic, or as it is if ``side`` is ``None``."""
+    return image if side is None else resize(image, [side], InterpolationMode.BICUBIC, antialias=True)
+
+
+def copy_label(label: Path, to: Path, size: tuple[int, int] | None = None) -> None:
+    """Copy a label file; for an image of another ``size`` (H, W) each pixel takes the nearest id.
+
+    Raises:
+        DataError: A label to be resized that is not one channel of ids.
+    """
+    to.parent.mkdir(parents=True, exist_ok=True)
+    if size is None:
+        shutil.copyfile(label, to)
+        return
+    with open_image(label) as image:
+        if image.mode not in ("L", "P", "I;16"):
+            raise DataError(
+                f"{label} has mode {image.mode}, not one channel of ids, and cannot be resized with its image: "
+                "leave out image_size."
+            )
+        image.resize(size[::-1], Image.Resampling.NEAREST).save(to)
+
+
+def write_list(file: Path, rows: Sequence[Sequence[str]]) -> None:
+    """Write a list file: a line a row, columns separated by tabs."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("".join("\t".join(row) + "\n" for row in rows))

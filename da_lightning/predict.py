@@ -1,0 +1,164 @@
+"""Use a trained method on files.
+
+    python -m da_lightning.predict checkpoint=.../last.ckpt input=photos output=translated styles=4
+
+checkpoint=     one of ours, like a run's checkpoints/last.ckpt
+input=          an image, or a folder of images at any depth
+output=         a folder that is new or empty; names are those of the input
+overwrite=true  write into a folder that has something in it
+image_size=     shorter side to resize images to; left out, they stay as they are
+batch_size=     images of one size that go through the network together (8; segmentation: 1)
+
+An input that has labels becomes a labelled set of the same layout. It has them
+  - as a folder with images/ and labels/ in it,
+  - by labels=, a folder of label files with the images' names, or
+  - by list_file=, a text file of `image label` lines; all are relative to input, and the output has its list.
+
+Translation
+to=target             or source
+styles=               random styles for each image; names then end in _style1, _style2...
+same_styles=true      the same ones for all images
+style_image=          the style of an image instead; or of those in a folder, or of several parted by commas
+interpolate=          steps between two styles, random or of two style_images, side by side in one picture
+gif=true              the steps as an animation instead
+seed=0                of random styles
+
+Segmentation writes labels/ (class ids) and overlays/ (their colours over the image).
+
+Labelled day in the style of dusk, and a segmentation trained on it:
+
+    python -m da_lightning.predict checkpoint=... input=camvid list_file=lists/day_train.txt output=dusky
+    python -m da_lightning.run method=segmentation_source_only data=camvid_day2dusk data.root=camvid \\
+        data.source.root=dusky
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from da_lightning.errors import CheckpointError, UserError
+
+if TYPE_CHECKING:
+    from da_lightning.training.module import AdaptationModule
+
+# Heavy imports (torch, lightning) wait until there is something to do: --help must answer at once.
+
+
+def main() -> None:
+    """Entry point of ``python -m da_lightning.predict``."""
+    arguments = sys.argv[1:]
+    if not arguments or {"-h", "--help"} & set(arguments):
+        print(__doc__)
+        return
+    try:
+        predict(**_options(arguments))
+    except UserError as error:
+        sys.exit(f"error: {error}")
+
+
+def _options(arguments: Sequence[str]) -> dict[str, Any]:
+    """``name=value`` words, as they are: a path may hold ``=`` or a comma."""
+    from da_lightning.arguments import checked_arguments
+
+    options: dict[str, str | None] = {}
+    for argument in arguments:
+        name, sign, value = argument.partition("=")
+        if not sign:
+            raise UserError(f"{argument!r} is no option: write name=value, or see --help.")
+        options[name] = None if value == "null" else value
+    return checked_arguments(predict, options, "predict")
+
+
+def predict(
+    checkpoint: str,
+    input: str,
+    output: str,
+    list_file: str | None = None,
+    labels: str | None = None,
+    overwrite: bool = False,
+    **options: Any,
+) -> None:
+    """Predict on files; the options are those of the command line, see ``--help``.
+
+    Raises:
+        UserError: Options, files or a checkpoint that do not fit.
+    """
+    import torch
+
+    from da_lightning.arguments import checked_arguments
+    from da_lightning.data.inputs import find_inputs, write_list
+
+    source, folder = Path(input).expanduser(), Path(output).expanduser()
+    given_labels = Path(labels).expanduser() if labels else None
+    module = load_method(checkpoint)
+    kind = _predictor(module)
+    predictor = kind(**checked_arguments(kind, options, "predict"))
+    inputs = find_inputs(source, list_file, given_labels)
+    _check_output(folder, overwrite, [source, *([given_labels] if given_labels else [])])
+    module = module.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+    rows = predictor(module, inputs, folder)
+    if list_file is not None:
+        path = Path(list_file)
+        write_list(folder / (path.name if path.is_absolute() or path.parts[0] in ("..", "~") else path), rows)
+    print(f"{folder}: {len(rows)} from {len(inputs)} images.")
+
+
+def load_method(checkpoint: str | Path) -> "AdaptationModule":
+    """Rebuild the method in a checkpoint of ours, on the CPU, without its training.
+
+    Raises:
+        CheckpointError: No checkpoint of ours, or one that does not fit its class any more.
+        UserError: A class outside the trusted packages.
+    """
+    from da_lightning.arguments import checked_arguments
+    from da_lightning.config.build import trusted_object
+    from da_lightning.training.checkpoints import read_checkpoint
+    from da_lightning.training.module import AdaptationModule
+
+    content = read_checkpoint(checkpoint)
+    name = content.get("method")
+    if not isinstance(name, str) or not {"hyper_parameters", "state_dict"} <= content.keys():
+        raise CheckpointError(
+            f"{checkpoint} does not say which method it is of (it holds {', '.join(map(str, list(content)[:5]))}): "
+            "give a checkpoint of a run, like last.ckpt."
+        )
+    kind = trusted_object(name, f"The method of {checkpoint}, {name},")
+    if not (isinstance(kind, type) and issubclass(kind, AdaptationModule)):
+        raise CheckpointError(f"The method of {checkpoint}, {name}, is no method: give another checkpoint.")
+    module = kind(**checked_arguments(kind, content["hyper_parameters"], "method"))
+    try:
+        module.load_state_dict(content["state_dict"])
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"{checkpoint} does not fit {name} any more ({str(error).splitlines()[-1].strip()}): use the version of "
+            "da_lightning that wrote it."
+        ) from None
+    return module
+
+
+def _predictor(module: "AdaptationModule") -> type:
+    from da_lightning.segmentation.module import SegmentationModule
+    from da_lightning.segmentation.predict import Segment
+    from da_lightning.translation.module import TranslationModule
+    from da_lightning.translation.predict import Translate
+
+    for family, kind in ((TranslationModule, Translate), (SegmentationModule, Segment)):
+        if isinstance(module, family):
+            return kind
+    raise UserError(f"{type(module).__name__} is of a family that cannot predict on files yet.")
+
+
+def _check_output(folder: Path, overwrite: bool, sources: Sequence[Path]) -> None:
+    for source in sources:
+        own, wanted = (source if source.is_dir() else source.parent).resolve(), folder.resolve()
+        if wanted == own or wanted in own.parents or (source.is_dir() and own in wanted.parents):
+            raise UserError(f"output={folder} and {source} lie one in the other: choose a folder elsewhere.")
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"output={folder} is a file: choose a folder.")
+    if not overwrite and folder.is_dir() and any(folder.iterdir()):
+        raise UserError(f"output={folder} is not empty: choose another folder, or set overwrite=true.")
+
+
+if __name__ == "__main__":
+    main()

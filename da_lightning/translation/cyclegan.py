@@ -1,0 +1,144 @@
+"""CycleGAN: Unpaired Image-to-Image Translation using Cycle-Consistent Adversarial Networks (Zhu et al., ICCV 2017)."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from da_lightning.errors import CheckpointError
+from da_lightning.training.losses import Gan, gan_loss
+from da_lightning.training.module import Player, Term, frozen
+from da_lightning.translation.image_pool import ImagePool
+from da_lightning.translation.linear_decay import LinearDecayTranslation
+from da_lightning.translation.losses import l1
+from da_lightning.translation.module import DOMAINS, Domain, other
+from da_lightning.translation.networks.blocks import initialise
+from da_lightning.translation.networks.cyclegan import (
+    GeneratorName,
+    PatchDiscriminator,
+    ResnetGenerator,
+    UnetGenerator,
+    official_state,
+)
+from da_lightning.translation.weights import load_weights
+
+FAKE, REAL = 0.0, 1.0
+
+
+class CycleGAN(LinearDecayTranslation):
+    """A generator into each domain, held to be the other's inverse, and a patch discriminator of each domain.
+
+    The generators minimise ``L_adversarial + cycle_weight L_cycle + identity_weight L_identity``; then the
+    discriminators half the sum of their losses on real images and on fakes made before that step, older ones among
+    them.
+
+    Args:
+        generator: ``resnet`` or ``unet``.
+        width: Channels of the generators' first layer.
+        residuals: Residual blocks of the ResNet.
+        halvings: Of the sides in the U-Net, whose images have multiples of ``2 ** halvings`` as sides.
+        discriminator_width: Channels of the discriminators' first layer.
+        gan: ``least_squares`` or ``vanilla`` (cross-entropy).
+        cycle_weight: Of the L1 distance of an image to its round trip.
+        identity_weight: Of the L1 distance of an image to its translation into its own domain; 0 costs nothing.
+        pool_size: Earlier fakes of each domain that are kept to be shown again.
+        init_from: A checkpoint of ours, an official file (``latest_net_G_A.pth``), or a folder of these.
+        options: See :class:`~da_lightning.translation.linear_decay.LinearDecayTranslation`.
+    """
+
+    def __init__(
+        self,
+        generator: GeneratorName = "resnet",
+        width: int = 64,
+        residuals: int = 9,
+        halvings: int = 8,
+        discriminator_width: int = 64,
+        gan: Gan = "least_squares",
+        cycle_weight: float = 10.0,
+        identity_weight: float = 5.0,
+        pool_size: int = 50,
+        init_from: str | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        self.save_hyperparameters()
+        self.gan, self.cycle_weight, self.identity_weight = gan, cycle_weight, identity_weight
+        self.stride = 2**halvings if generator == "unet" else 4
+
+        def new_generator() -> nn.Module:
+            return UnetGenerator(width, halvings) if generator == "unet" else ResnetGenerator(width, residuals)
+
+        self.generators = nn.ModuleDict({domain: new_generator() for domain in DOMAINS})
+        """By the domain that they translate into."""
+        self.discriminators = nn.ModuleDict({domain: PatchDiscriminator(discriminator_width) for domain in DOMAINS})
+        self.pools = {domain: ImagePool(pool_size) for domain in DOMAINS}
+        initialise(self, "normal")
+        if init_from:
+            self._load(Path(init_from))
+
+    def players(self) -> dict[str, Player]:
+        return {
+            "generator": self.player([self.generators], self.optimizer_options),
+            "discriminator": self.player([self.discriminators], self.discriminator_options),
+        }
+
+    def generate(self, image: Tensor, to: Domain, style: Tensor | None = None) -> Tensor:
+        return self.generators[to](image)
+
+    def updates(self, batch: dict[str, dict[str, Tensor]]) -> Iterator[tuple[str, dict[str, Term]]]:
+        real = self.images(batch)
+        fake, terms = {}, {}
+        for domain in DOMAINS:
+            if self.identity_weight:
+                # One call for both, which norms over single samples do not notice.
+                both = self.generators[domain](torch.cat([real[other(domain)], real[domain]]))
+                fake[domain], same = both.chunk(2)
+                terms[f"identity_{domain}"] = Term(l1(same, real[domain]), self.identity_weight)
+            else:
+                fake[domain] = self.generators[domain](real[other(domain)])
+        for domain in DOMAINS:
+            cycle = self.generators[domain](fake[other(domain)])
+            terms[f"cycle_{domain}"] = Term(l1(cycle, real[domain]), self.cycle_weight)
+            with frozen(self.discriminators):
+                score = self.discriminators[domain](fake[domain])
+            terms[f"adversarial_{domain}"] = Term(gan_loss(score, REAL, self.gan))
+        yield "generator", terms
+
+        terms = {}
+        for domain in DOMAINS:
+            shown = self.pools[domain].swap(fake[domain].detach())
+            real_score, fake_score = self.discriminators[domain](torch.cat([real[domain], shown])).chunk(2)
+            terms[f"real_{domain}"] = Term(gan_loss(real_score, REAL, self.gan), 0.5)
+            terms[f"fake_{domain}"] = Term(gan_loss(fake_score, FAKE, self.gan), 0.5)
+        yield "discriminator", terms
+
+    # -- checkpoints -------------------------------------------------------------------------------------------------
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["image_pools"] = {  # [ranks, images, C, H, W]
+            domain: cast(Tensor, self.all_gather(torch.stack(pool.images)[None])).flatten(0, -5)
+            for domain, pool in self.pools.items()
+            if pool.images
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        for domain, images in checkpoint.get("image_pools", {}).items():
+            self.pools[domain].images = list(images[self.global_rank % len(images)])
+
+    def _load(self, path: Path) -> None:
+        files = sorted(path.glob("latest_net_*.pth")) if path.is_dir() else [path]
+        if not files:
+            raise CheckpointError(
+                f"Expected latest_net_G_A.pth and the like in {path}, found none: give another folder."
+            )
+        for file in files:
+            _, found, part = file.stem.rpartition("_net_")
+            if not found:
+                load_weights(self, file, dict)
+                continue
+            # G_A translates into B, and D_A judges B; a lone generator is called G.
+            networks = self.generators if part.startswith("G") else self.discriminators
+            load_weights(networks["source" if part.endswith("_B") else "target"], file, official_state)

@@ -1,0 +1,221 @@
+"""Source and target loaders for unpaired image translation."""
+
+import logging
+import math
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import Dataset
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as TF
+
+from da_lightning.data.samplers import Draw
+from da_lightning.data.source_target import SourceTargetDataModule
+from da_lightning.errors import DataError
+from da_lightning.translation.datasets import AlignedImages, ImageDataset
+
+log = logging.getLogger(__name__)
+
+Sample = dict[str, Any]
+Size = tuple[int, int]
+Affine = dict[Literal["degrees", "translate", "scale", "shear"], float]
+Interpolation = Literal["bilinear", "bicubic"]
+
+
+class UnpairedImages(SourceTargetDataModule):
+    """Images are float32 RGB in [-1, 1]; source, test and validation images may have a ``label`` (int64).
+
+    Source and target are drawn and augmented independently of each other; test images are resized alone.
+
+    Args:
+        source, target: Training sets; the target must be unlabelled.
+        tests: Sets named ``source`` and ``target``, both or none.
+        validations: Source-like sets by name.
+        image_size: An integer resizes the shorter side to it (UNIT, MUNIT), (H, W) stretches (CycleGAN, DRIT), ``None``
+            leaves images as they are.
+        target_image_size: The same for the target; ``None`` is ``image_size``.
+        crop_size: (H, W) of random training crops; ``None`` takes the whole image.
+        flip: Mirror every other training image.
+        affine: Random rotation by up to ``degrees``, shift by up to ``translate`` of a side, scale by up to 1 +-
+            ``scale`` and ``shear`` by up to so many degrees; what comes in from outside is black.
+        target_affine: The same for the target; ``None`` is ``affine``.
+        interpolation: Of resizing.
+        cache: Keep resized images in memory as uint8 (each loader process its own).
+        root, files, download: What the sets share; only a configuration refers to it.
+        loader: See :class:`~da_lightning.data.source_target.SourceTargetDataModule`.
+    """
+
+    def __init__(
+        self,
+        source: ImageDataset,
+        target: ImageDataset,
+        tests: dict[Literal["source", "target"], ImageDataset] | None = None,
+        validations: dict[str, ImageDataset] | None = None,
+        image_size: int | Size | None = 256,
+        target_image_size: int | Size | None = None,
+        crop_size: Size | None = (256, 256),
+        flip: bool = True,
+        affine: Affine | None = None,
+        target_affine: Affine | None = None,
+        interpolation: Interpolation = "bilinear",
+        cache: bool = False,
+        root: str | None = None,
+        files: str | None = None,
+        download: bool = False,
+        **loader: Any,
+    ) -> None:
+        tests, validations = tests or {}, validations or {}
+        if target.labelled:
+            raise DataError("data.target must not read labels: set data.target.labelled=false.")
+        if len(tests) == 1:
+            raise DataError(f"data.tests names {', '.join(tests)} alone: give both source and target, or neither.")
+        resize = Resize(image_size, interpolation)
+        target_resize = resize if target_image_size is None else Resize(target_image_size, interpolation)
+        augment = Augmentation(crop_size, flip, affine or {})
+        target_augment = augment if target_affine is None else Augmentation(crop_size, flip, target_affine)
+        self.source_view = TrainingView(source, resize, augment, cache)
+        self.target_view = TrainingView(target, target_resize, target_augment, cache)
+        resizes = {"source": resize, "target": target_resize}  # in the order that methods expect
+        super().__init__(
+            self.source_view,
+            self.target_view,
+            {name: EvaluationView(tests[name], resizes[name]) for name in resizes if name in tests},
+            {name: EvaluationView(dataset, resize) for name, dataset in validations.items()},
+            **loader,
+        )
+        tell_of_pairs(source, target)
+
+
+def tell_of_pairs(source: ImageDataset, target: ImageDataset) -> None:
+    """Say whether halves of one aligned file are in both domains."""
+    if isinstance(source, AlignedImages) and isinstance(target, AlignedImages):
+        shared = {path for _, path in source.files} & {path for _, path in target.files}
+        if shared:
+            log.warning(
+                "Both halves of %d aligned files are in training: pairs, though never shown as such.", len(shared)
+            )
+        else:
+            log.info(
+                "Source takes %d aligned files and target %d others: no image has its pair in the other domain.",
+                len(source),
+                len(target),
+            )
+
+
+class Resize:
+    """Antialiased resizing; arguments as of :class:`UnpairedImages`."""
+
+    def __init__(self, size: int | Size | None, interpolation: Interpolation) -> None:
+        self.size = [size] if isinstance(size, int) else size and list(size)
+        self.interpolation = v2.InterpolationMode(interpolation)
+
+    def __call__(self, image: Tensor) -> Tensor:
+        return TF.resize(image, self.size, self.interpolation, antialias=True) if self.size else image
+
+
+class Augmentation:
+    """Mirror, affine map and crop, drawn from torch's global generator; arguments as of :class:`UnpairedImages`."""
+
+    def __init__(self, crop_size: Size | None, flip: bool, affine: Affine) -> None:
+        self.crop_size, self.flip = crop_size, flip
+        self.affine = {key: affine.get(key, 0.0) for key in ("degrees", "shear", "scale", "translate")}
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """Augment ``image`` uint8 [3, H, W], both sides at least those of the crop."""
+        if self.flip and torch.rand(()) < 0.5:
+            image = image.flip(-1)
+        if any(self.affine.values()):
+            image = self._mapped(image)
+        if self.crop_size is None:
+            return image
+        height, width = self.crop_size
+        top = int(torch.randint(image.shape[1] - height + 1, ()))
+        left = int(torch.randint(image.shape[2] - width + 1, ()))
+        return image[:, top : top + height, left : left + width]
+
+    def _mapped(self, image: Tensor) -> Tensor:
+        # On small images v2.RandomAffine takes longer than reading and resizing them.
+        strengths = [*self.affine.values(), self.affine["translate"]]
+        degrees, shear, scale, right, down = ((2 * torch.rand(5) - 1) * torch.tensor(strengths)).tolist()
+        (height, width), zoom = image.shape[1:], 1 / (1 + scale)
+        cosine, sine, skew = (
+            math.cos(math.radians(degrees)),
+            math.sin(math.radians(degrees)),
+            math.tan(math.radians(shear)),
+        )
+        rows = [
+            [zoom * cosine, zoom * (skew * cosine - sine) * height / width, 2 * right],
+            [zoom * sine * width / height, zoom * (skew * sine + cosine), 2 * down],
+        ]
+        grid = F.affine_grid(torch.tensor([rows]), [1, 3, height, width], align_corners=False)
+        return F.grid_sample(image[None].float(), grid, align_corners=False)[0]
+
+
+class View(Dataset[Sample]):
+    """A data set as a loader sees it."""
+
+    def __init__(self, dataset: ImageDataset, resize: Resize) -> None:
+        self.dataset, self.resize = dataset, resize
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitems__(self, draws: Sequence[Any]) -> list[Sample]:
+        """What torch's loaders ask for a batch."""
+        samples = [self[draw] for draw in draws]
+        sizes = {f"{width}x{height}" for _, height, width in (sample["image"].shape for sample in samples)}
+        if len(sizes) > 1:
+            raise DataError(
+                f"Images of {' and '.join(sorted(sizes)[:3])} cannot make one batch: crop them (data.crop_size), "
+                "stretch them to one size (data.image_size=[height,width]), or take one at a time (data.batch_size=1, "
+                "in tests data.eval_batch_size=1)."
+            )
+        return samples
+
+
+class TrainingView(View):
+    """Resized and augmented images, addressed by (index, augmentation seed)."""
+
+    def __init__(self, dataset: ImageDataset, resize: Resize, augment: Augmentation, cache: bool = False) -> None:
+        super().__init__(dataset, resize)
+        self.augment = augment
+        self._cache: dict[int, Sample] | None = {} if cache else None
+
+    def __getitem__(self, draw: Draw) -> Sample:
+        index, seed = draw
+        item = self._plain(index)
+        with torch.random.fork_rng(devices=[]):
+            torch.random.default_generator.manual_seed(seed)  # torch.manual_seed would reseed GPUs, too
+            image = self.augment(item["image"])
+        return item | {"image": as_float(image), "index": index}
+
+    def _plain(self, index: int) -> Sample:
+        if self._cache is not None and index in self._cache:
+            return self._cache[index]
+        item = self.dataset[index]
+        item["image"] = self.resize(item["image"])
+        sides, crop = item["image"].shape[1:], self.augment.crop_size
+        if crop is not None and (sides[0] < crop[0] or sides[1] < crop[1]):
+            raise DataError(
+                f"{self.dataset.name(index)} is {sides[1]}x{sides[0]} after resizing, smaller than the crop of "
+                f"{crop[1]}x{crop[0]}: raise data.image_size or lower data.crop_size."
+            )
+        if self._cache is not None:
+            self._cache[index] = item
+        return item
+
+
+class EvaluationView(View):
+    """Resized images, addressed by index."""
+
+    def __getitem__(self, index: int) -> Sample:
+        item = self.dataset[index]
+        return item | {"image": as_float(self.resize(item["image"])), "index": index}
+
+
+def as_float(image: Tensor) -> Tensor:
+    """``image`` of 0 to 255 as float32 in [-1, 1]."""
+    return image.float() / 127.5 - 1

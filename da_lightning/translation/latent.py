@@ -1,0 +1,169 @@
+"""What UNIT and MUNIT share: a generator and discriminators a domain, the order of the updates, the schedule."""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from da_lightning.errors import UserError
+from da_lightning.training.losses import Gan
+from da_lightning.training.module import Player, Term, frozen
+from da_lightning.translation.losses import discriminator_loss, generator_loss, l1
+from da_lightning.translation.module import DOMAINS, Domain, TranslationModule, other
+from da_lightning.translation.networks.blocks import initialise
+from da_lightning.translation.networks.discriminators import MultiScaleDiscriminator
+from da_lightning.translation.networks.vgg import PerceptualDistance
+from da_lightning.translation.weights import load_weights, nvlabs_state
+
+Images = dict[Domain, Tensor]
+
+
+class Forward(NamedTuple):
+    """A forward pass of the generators; each entry is under the domain in which it lies."""
+
+    codes: Images
+    """Of the images."""
+    reconstructions: Images
+    translations: Images
+    """Into the domain, of the other one's images."""
+    styles: Images
+    """Of the images, where the method has styles."""
+    drawn: Images
+    """The styles of the translations."""
+
+
+class LatentTranslation(TranslationModule):
+    """Translation through a code that both domains share. A subclass owns ``generators`` and says what they minimise.
+
+    Args:
+        adversarial_weight, reconstruction_weight, cycle_weight, perceptual_weight: Of the generators' terms; the
+            last two cost nothing at 0.
+        perceptual_features: ``imagenet`` (torchvision's VGG-16) or a file with its state dict.
+        gan: ``least_squares`` or ``vanilla`` (cross-entropy).
+        discriminator_width, discriminator_scales, discriminator_layers: See
+            :class:`~da_lightning.translation.networks.discriminators.MultiScaleDiscriminator`.
+        share_fakes: One forward pass of the generators serves both updates: same gradients in expectation. ``False``
+            draws noise anew for the generators, as the official code does.
+        lr_step, lr_gamma: Learning rates are multiplied by ``lr_gamma`` every ``lr_step`` iterations.
+        downsamples: Halvings of an image before its code.
+        init_from: Weights to begin with: files of the official code (``gen_*.pt``, ``dis_*.pt``) or a checkpoint of
+            ours.
+        options: See :class:`~da_lightning.translation.module.TranslationModule`.
+    """
+
+    generators: nn.ModuleDict
+
+    def __init__(
+        self,
+        adversarial_weight: float = 1.0,
+        reconstruction_weight: float = 10.0,
+        cycle_weight: float = 10.0,
+        perceptual_weight: float = 0.0,
+        perceptual_features: str = "imagenet",
+        gan: Gan = "least_squares",
+        discriminator_width: int = 64,
+        discriminator_scales: int = 3,
+        discriminator_layers: int = 4,
+        share_fakes: bool = True,
+        lr_step: int = 100_000,
+        lr_gamma: float = 0.5,
+        downsamples: int = 2,
+        init_from: str | list[str] | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        self.adversarial_weight, self.reconstruction_weight = adversarial_weight, reconstruction_weight
+        self.cycle_weight, self.perceptual_weight = cycle_weight, perceptual_weight
+        self.perceptual_features, self.gan, self.share_fakes = perceptual_features, gan, share_fakes
+        self.lr_step, self.lr_gamma, self.stride = lr_step, lr_gamma, 2**downsamples
+        self._perceptual: tuple[PerceptualDistance, ...] = ()
+        shape = discriminator_width, discriminator_scales, discriminator_layers
+        self.discriminators = nn.ModuleDict({domain: MultiScaleDiscriminator(*shape) for domain in DOMAINS})
+        initialise(self.discriminators, "normal")
+
+    def load_initial(self, init_from: str | list[str] | None) -> None:
+        """Load ``init_from``, once all networks are there."""
+        for path in [init_from] if isinstance(init_from, str) else init_from or []:
+            load_weights(self, path, nvlabs_state)
+
+    # -- what a method says ------------------------------------------------------------------------------------------
+
+    def forward_pass(self, images: Images) -> Forward:
+        """Encode all images, and decode each code into both domains."""
+        raise NotImplementedError
+
+    def latent_terms(self, images: Images, forward: Forward) -> dict[str, Term]:
+        """The generators' terms beyond those that both methods have."""
+        raise NotImplementedError
+
+    def noise(self, size: torch.Size) -> Tensor:
+        """Every random draw of a step, from N(0, 1); for each purpose the source's comes first."""
+        return torch.randn(size, device=self.device)
+
+    # -- training ----------------------------------------------------------------------------------------------------
+
+    def players(self) -> dict[str, Player]:
+        return {
+            "generator": Player([(1.0, list(self.generators.parameters()))], self.optimizer_options, self.clip_norm),
+            "discriminator": Player(
+                [(1.0, list(self.discriminators.parameters()))], self.discriminator_options, self.clip_norm
+            ),
+        }
+
+    def lr_factor(self, iteration: int) -> float:
+        # The official schedule is stepped before the update.
+        return self.lr_gamma ** ((iteration + 1) // self.lr_step)
+
+    def on_train_start(self) -> None:
+        if self.perceptual_weight:
+            # In a tuple it is no submodule: no checkpoint or optimiser holds its weights.
+            self._perceptual = (PerceptualDistance(self.perceptual_features).to(self.device),)
+
+    def updates(self, batch: dict[str, dict[str, Tensor]]) -> Iterator[tuple[str, dict[str, Term]]]:
+        images = self._images(batch)
+        with torch.set_grad_enabled(self.share_fakes):
+            forward = self.forward_pass(images)
+        yield "discriminator", self._discriminator_terms(images, forward)
+        if not self.share_fakes:
+            forward = self.forward_pass(images)
+        yield "generator", self._generator_terms(images, forward)
+
+    def _images(self, batch: dict[str, dict[str, Tensor]]) -> Images:
+        images = {domain: batch[domain]["image"] for domain in DOMAINS}
+        shapes = [tuple(image.shape) for image in images.values()]
+        if shapes[0] != shapes[1] or any(side % self.stride for side in shapes[0][-2:]):
+            raise UserError(
+                f"Expected source and target images of one shape, with sides that are multiples of {self.stride}, but "
+                f"found {shapes[0]} and {shapes[1]}: change the crop size or the batch size."
+            )
+        return images
+
+    def _discriminator_terms(self, images: Images, forward: Forward) -> dict[str, Term]:
+        return {
+            f"adversarial_{domain}": Term(
+                discriminator_loss(self.discriminators[domain], images[domain], forward.translations[domain], self.gan),
+                self.adversarial_weight,
+            )
+            for domain in DOMAINS
+        }
+
+    def _generator_terms(self, images: Images, forward: Forward) -> dict[str, Term]:
+        terms = {}
+        for domain in DOMAINS:
+            with frozen(self.discriminators):
+                adversarial = generator_loss(self.discriminators[domain], forward.translations[domain], self.gan)
+            terms[f"adversarial_{domain}"] = Term(adversarial, self.adversarial_weight)
+            reconstruction = l1(forward.reconstructions[domain], images[domain])
+            terms[f"reconstruction_{domain}"] = Term(reconstruction, self.reconstruction_weight)
+        terms |= self.latent_terms(images, forward)
+        for perceptual in self._perceptual:
+            fakes = torch.cat([forward.translations[domain] for domain in DOMAINS])
+            contents = torch.cat([images[other(domain)] for domain in DOMAINS])
+            for domain, distance in zip(DOMAINS, perceptual(fakes, contents).chunk(2), strict=True):
+                terms[f"perceptual_{domain}"] = Term(distance.mean(), self.perceptual_weight)
+        return terms
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        # The weights are in the checkpoint: whoever loads it must not need the files that training began from.
+        checkpoint["hyper_parameters"]["init_from"] = None

@@ -1,0 +1,56 @@
+"""What CycleGAN, DRIT and StarGAN share: the learning rate's course, and what they ask of a batch."""
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from da_lightning.errors import UserError
+from da_lightning.training.module import Player
+from da_lightning.training.optimizers import poly
+from da_lightning.translation.module import DOMAINS, Domain, TranslationModule
+
+
+class LinearDecayTranslation(TranslationModule):
+    """Learning rates stay as they are, then fall linearly to 0 at the end.
+
+    Args:
+        decay_from: Iteration from which they fall; ``None`` is half of the training.
+        init_from: Weights to begin with, which the method itself loads.
+        options: See :class:`~da_lightning.translation.module.TranslationModule`.
+    """
+
+    def __init__(self, decay_from: int | None = None, init_from: str | None = None, **options: Any) -> None:
+        super().__init__(**options)
+        self.decay_from = self.max_iters // 2 if decay_from is None else decay_from
+
+    def lr_factor(self, iteration: int) -> float:
+        return poly(max(0, iteration - self.decay_from), max(1, self.max_iters - self.decay_from), power=1.0)
+
+    def player(self, networks: list[nn.Module], options: Mapping[str, Any]) -> Player:
+        """All parameters of ``networks``, at one learning rate."""
+        return Player([(1.0, [p for network in networks for p in network.parameters()])], options, self.clip_norm)
+
+    def images(self, batch: dict[str, dict[str, Tensor]]) -> dict[Domain, Tensor]:
+        """The images of a training batch by domain.
+
+        Raises:
+            UserError: Two shapes, or sides that a translation would not have.
+        """
+        images = {domain: batch[domain]["image"] for domain in DOMAINS}
+        source, target = (tuple(image.shape) for image in images.values())
+        if source != target or any(side % self.stride for side in source[-2:]):
+            raise UserError(
+                f"Expected source and target images of one shape, with sides that are multiples of {self.stride}, but "
+                f"found {source} and {target}: change the crop size or the batch size."
+            )
+        return images
+
+    def on_train_start(self) -> None:
+        # A player that is not up in the first iteration steps after its schedule, which counts iterations.
+        warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step", UserWarning)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        # The weights are in the checkpoint: whoever loads it must not need the files that training began from.
+        checkpoint["hyper_parameters"]["init_from"] = None

@@ -1,0 +1,157 @@
+"""Blocks of the translators: reflect-padded convolutions, norms of single samples, upsampling, initialisation."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Norm = Literal["none", "instance", "layer"]
+Activation = Literal["none", "relu", "leaky_relu", "tanh"]
+
+
+class ConvBlock(nn.Module):
+    """Reflect padding, convolution with bias, norm, activation: [B, C, H, W] -> [B, out, ...].
+
+    Args:
+        norm: ``instance`` (see :func:`instance_norm`), ``layer`` (:class:`LayerNorm`) or ``none``.
+        slope: Of ``leaky_relu``.
+        upsample: Doubles height and width before the convolution, whose kernel is then 5 (:class:`UpsampleConv`).
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: int,
+        stride: int = 1,
+        norm: Norm = "none",
+        activation: Activation = "relu",
+        slope: float = 0.2,
+        upsample: bool = False,
+    ) -> None:
+        super().__init__()
+        self.conv = (
+            UpsampleConv(in_channels, out_channels)
+            if upsample
+            else nn.Conv2d(in_channels, out_channels, kernel, stride, (kernel - 1) // 2, padding_mode="reflect")
+        )
+        self.norm = LayerNorm(out_channels) if norm == "layer" else None
+        self.is_instance_normed = norm == "instance"
+        if self.is_instance_normed and self.conv.bias is not None:
+            # The norm takes this bias out again; Adam would turn the rounding that is its gradient into full steps.
+            self.conv.bias.register_hook(torch.zeros_like)
+        self.activation = {
+            "none": nn.Identity(),
+            "relu": nn.ReLU(inplace=True),
+            "leaky_relu": nn.LeakyReLU(slope, inplace=True),
+            "tanh": nn.Tanh(),
+        }[activation]
+
+    def forward(self, x: Tensor, affine: Tensor | None = None) -> Tensor:
+        """``affine`` [B, 2, out]: shift and scale of each sample after an instance norm (AdaIN), in this order."""
+        x = self.conv(x)
+        if self.is_instance_normed:
+            x = instance_norm(x, affine)
+        elif self.norm is not None:
+            x = self.norm(x)
+        return self.activation(x)
+
+
+class ResidualBlock(nn.Module):
+    """Two instance-normed 3x3 convolutions around a skip connection; nothing follows the sum."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            ConvBlock(width, width, 3, norm="instance", activation=activation) for activation in ("relu", "none")
+        )
+
+    def forward(self, x: Tensor, affine: Tensor | None = None) -> Tensor:
+        """``affine`` [B, 2, 2, width]: that of each convolution's norm."""
+        y = x
+        for number, layer in enumerate(self.layers):
+            y = layer(y, None if affine is None else affine[:, number])
+        return x + y
+
+
+class LayerNorm(nn.Module):
+    """MUNIT's layer norm, over all of a sample, with a scale and a shift a channel.
+
+    Not ``nn.LayerNorm``: the deviation is unbiased, 1e-5 is added to it (not under the root), and the scale begins
+    uniform in 0..1.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.rand(channels))
+        self.beta = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        sample = (1, 2, 3)
+        # float32 throughout; torch.std_mean is several times slower on CPU, and NaN backwards where it is 0.
+        centred = x - x.mean(sample, keepdim=True, dtype=torch.float32)
+        deviation = torch.linalg.vector_norm(centred, dim=sample, keepdim=True) / (x[0].numel() - 1) ** 0.5
+        scale = self.gamma[:, None, None] / (deviation + 1e-5)
+        return torch.addcmul(self.beta[:, None, None], centred, scale).to(x.dtype)
+
+
+def instance_norm(x: Tensor, affine: Tensor | None = None) -> Tensor:
+    """Normalise each channel of each sample; then ``affine`` [B, 2, C], shift and scale, where given (AdaIN)."""
+    # As groups of one sample: a fused kernel, affine and all, where F.instance_norm takes twice the time on CPU.
+    planes = x.reshape(1, -1, *x.shape[2:])
+    shift, scale = (None, None) if affine is None else affine.unbind(1)
+    with torch.autocast(x.device.type, enabled=False):  # the kernel's sums are float32 whatever the input is
+        normed = F.group_norm(
+            planes,
+            planes.shape[1],
+            None if scale is None else scale.to(x.dtype).flatten(),
+            None if shift is None else shift.to(x.dtype).flatten(),
+        )
+    return normed.reshape(x.shape)
+
+
+class UpsampleConv(nn.Conv2d):
+    """Nearest upsampling by two, reflect padding and a 5x5 convolution: [B, C, H, W] -> [B, out, 2H, 2W].
+
+    Equal up to rounding, at 9/25 of the multiplications: taps that fall on the same low-resolution pixel are summed
+    first, which leaves a 3x3 kernel for each of the four phases.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(in_channels, out_channels, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        kernel = _folded(_folded(self.weight, 2), 4).permute(0, 2, 4, 1, 3, 5).flatten(0, 2)
+        bias = None if self.bias is None else self.bias.repeat_interleave(4)
+        y = F.pixel_shuffle(F.conv2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), kernel, bias), 2)
+        # Padded by replication, the outermost ring saw the edge where reflection shows the pixel beside it.
+        y[:, :, :: y.shape[2] - 1] += _ring(x, self.weight, "reflect")
+        y.mT[:, :, :: y.shape[3] - 1] += _ring(x.mT, self.weight.mT, "replicate")
+        return y
+
+
+def _folded(weight: Tensor, dim: int) -> Tensor:
+    """The five taps along ``dim`` as [2, 3]: for even and for odd outputs, over the low-resolution neighbours."""
+    a, b, c, d, e = weight.unbind(dim)
+    return torch.stack((a + b, c + d, e, a, b + c, d + e), dim).unflatten(dim, (2, 3))
+
+
+def _ring(x: Tensor, weight: Tensor, padding: str) -> Tensor:
+    """What the first and the last output row lack, [B, out, 2, 2W]: the outermost taps, on the wrong row so far."""
+    rows = x.shape[2]
+    lacking = (x[:, :, [1, rows - 2]] - x[:, :, :: rows - 1]).repeat_interleave(2, -1)
+    windows = F.pad(lacking, (2, 2, 0, 0), mode=padding).unfold(3, 5, 1)
+    return torch.einsum("bcrnk,ocrk->born", windows, weight[:, :, ::4])
+
+
+def initialise(network: nn.Module, init: Literal["kaiming", "normal"]) -> None:
+    """Draw all convolution and linear weights, ``kaiming`` or N(0, 0.02); biases become 0."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+            if init == "kaiming":
+                nn.init.kaiming_normal_(module.weight)
+            else:
+                nn.init.normal_(module.weight, std=0.02)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)

@@ -1,0 +1,89 @@
+"""Networks of StarGAN (Choi et al., CVPR 2018); layers are numbered as in the official files."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from da_lightning.errors import UserError
+from da_lightning.translation.networks.cyclegan import Residual
+
+
+class StarGenerator(nn.Sequential):
+    """Translates an image into a domain, whose one-hot code is tiled beside the image; ``forward(image, domain)``."""
+
+    def __init__(self, num_domains: int, width: int = 64, residuals: int = 6) -> None:
+        def residual() -> Residual:
+            first, second = (nn.Conv2d(4 * width, 4 * width, 3, padding=1, bias=False) for _ in range(2))
+            return Residual(*_normed(first), second, _norm(4 * width))
+
+        super().__init__(
+            *_normed(nn.Conv2d(3 + num_domains, width, 7, padding=3, bias=False)),
+            *_normed(nn.Conv2d(width, 2 * width, 4, stride=2, padding=1, bias=False)),
+            *_normed(nn.Conv2d(2 * width, 4 * width, 4, stride=2, padding=1, bias=False)),
+            *(residual() for _ in range(residuals)),
+            *_normed(nn.ConvTranspose2d(4 * width, 2 * width, 4, stride=2, padding=1, bias=False)),
+            *_normed(nn.ConvTranspose2d(2 * width, width, 4, stride=2, padding=1, bias=False)),
+            nn.Conv2d(width, 3, 7, padding=3, bias=False),
+            nn.Tanh(),
+        )
+        self.num_domains = num_domains
+
+    def forward(self, image: Tensor, domain: Tensor) -> Tensor:  # type: ignore[override]
+        code = F.one_hot(domain, self.num_domains).to(image.dtype)[..., None, None]
+        return super().forward(torch.cat([image, code.expand(-1, -1, *image.shape[-2:])], dim=1))
+
+
+class StarDiscriminator(nn.Module):
+    """A critic and a classifier of domains on one trunk.
+
+    Args:
+        num_domains: Classes.
+        width: Channels of the first layer; they double with each layer.
+        layers: Convolutions of stride 2.
+        class_kernel: Sides of the window of the maps that gives class logits; over larger maps they are averaged.
+
+    Raises:
+        UserError: An image too small for the window.
+    """
+
+    def __init__(self, num_domains: int, width: int = 64, layers: int = 6, class_kernel: int = 2) -> None:
+        super().__init__()
+        widths = [3, *(width * 2**layer for layer in range(layers))]
+        self.trunk = nn.Sequential()
+        for narrow, wide in zip(widths[:-1], widths[1:], strict=True):
+            self.trunk.extend([nn.Conv2d(narrow, wide, 4, stride=2, padding=1), nn.LeakyReLU(0.01)])
+        self.realness = nn.Conv2d(widths[-1], 1, 3, padding=1, bias=False)
+        self.classes = nn.Conv2d(widths[-1], num_domains, class_kernel, bias=False)
+        self.smallest = class_kernel * 2**layers
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Unbounded realness [B, 1, h, w] and class logits [B, num_domains]."""
+        if min(image.shape[-2:]) < self.smallest:
+            raise UserError(
+                f"Expected images of at least {self.smallest} pixels a side for the discriminator, but found "
+                f"{image.shape[-2]}x{image.shape[-1]}: enlarge the crop, or lower method.discriminator_layers or "
+                "method.class_kernel."
+            )
+        maps = self.trunk(image)
+        return self.realness(maps), self.classes(maps).mean((2, 3))
+
+
+def official_state(content: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The weights in an official file of one network, under our names; statistics that no norm uses are left out."""
+    kept = {name: value for name, value in content.items() if not re.search(r"running_|num_batches_tracked", name)}
+    if "conv2.weight" not in kept:
+        return {name.replace("main.", ""): value for name, value in kept.items()}
+    renamed = {"main": "trunk", "conv1": "realness", "conv2": "classes"}
+    return {renamed.get(name.partition(".")[0], "") + name[name.index(".") :]: value for name, value in kept.items()}
+
+
+def _norm(channels: int) -> nn.Module:
+    return nn.InstanceNorm2d(channels, affine=True)
+
+
+def _normed(convolution: nn.Conv2d | nn.ConvTranspose2d) -> list[nn.Module]:
+    return [convolution, _norm(convolution.out_channels), nn.ReLU()]

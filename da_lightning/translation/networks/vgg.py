@@ -1,0 +1,66 @@
+"""Distance of VGG-16 features, the same whatever the domain (MUNIT, appendix)."""
+
+import torch
+from torch import Tensor, nn
+from torchvision.models import VGG16_Weights, vgg16
+
+from da_lightning.errors import CheckpointError, UserError
+from da_lightning.training.checkpoints import read_checkpoint
+from da_lightning.translation.networks.blocks import instance_norm
+
+_POOL4, _RELU5_3 = 23, 29
+
+
+class PerceptualDistance(nn.Module):
+    """Squared differences of instance-normed relu5_3 maps of two images in -1..1: [B, 512, H/8, W/8], in float32.
+
+    As in the official code, no pooling comes between conv4 and conv5. Its weights were converted from Caffe; with
+    torchvision's, ``perceptual_weight`` has another scale.
+
+    Args:
+        weights: ``imagenet``, fetched by torchvision, or a file with a state dict of its ``vgg16``.
+
+    Raises:
+        UserError: Weights that cannot be downloaded, read or fitted.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, weights: str) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406])[:, None, None])
+        self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225])[:, None, None])
+        with torch.device("meta"):  # the classifier alone would be half a gigabyte
+            self.features = vgg16().features[: _RELU5_3 + 1]
+        names = {name: f"features.{name}" for name in self.features.state_dict()}
+        state = _imagenet() if weights == "imagenet" else read_checkpoint(weights)
+        if missing := [name for name in names.values() if not isinstance(state.get(name), Tensor)]:
+            raise CheckpointError(
+                f"Expected a state dict of torchvision's vgg16 in {weights}, but it has no {missing[0]}: "
+                "set method.perceptual_features to imagenet or to such a file."
+            )
+        self.features.load_state_dict({name: state[names[name]] for name in names}, assign=True)
+        self.features[_POOL4] = nn.Identity()
+        self.requires_grad_(False)
+
+    def forward(self, image: Tensor, wanted: Tensor) -> Tensor:
+        """``wanted`` gets no gradient."""
+        with torch.no_grad():
+            target = self._maps(wanted)
+        return (self._maps(image) - target).square()
+
+    def _maps(self, image: Tensor) -> Tensor:
+        with torch.autocast(image.device.type, enabled=False):
+            return instance_norm(self.features(((image.float() + 1) / 2 - self.mean) / self.std))
+
+
+def _imagenet() -> dict[str, Tensor]:
+    weights = VGG16_Weights.IMAGENET1K_V1
+    try:
+        return dict(weights.get_state_dict(progress=False, check_hash=True, weights_only=True))
+    except Exception as error:  # network, disk, hash and pickle errors share no base class
+        raise UserError(
+            f"Expected to download the ImageNet weights of vgg16, but failed ({error}); fetch {weights.url} elsewhere "
+            "and set method.perceptual_features to that local file."
+        ) from error

@@ -1,0 +1,144 @@
+"""StarGAN: one generator for many domains (Choi et al., CVPR 2018)."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from da_lightning.errors import CheckpointError, UserError
+from da_lightning.training.module import Player, Term, frozen
+from da_lightning.translation.linear_decay import LinearDecayTranslation
+from da_lightning.translation.losses import l1
+from da_lightning.translation.module import DOMAINS, Domain
+from da_lightning.translation.networks.stargan import StarDiscriminator, StarGenerator, official_state
+from da_lightning.translation.weights import load_weights
+
+
+class StarGAN(LinearDecayTranslation):
+    """One generator between any two of several domains, and a discriminator that also tells domains apart.
+
+    The discriminator, a Wasserstein critic under a gradient penalty, learns the domains of real images; the generator
+    has its translations taken for the domain that was asked for, and undoes them. What a sample is translated into is
+    dealt out among the domains of its batch.
+
+    Args:
+        num_domains: Samples may carry ``domain`` int64 [B]; without, the source is domain 0 and the target 1.
+        width: Channels of the generator's first layer.
+        residuals: Residual blocks of the generator.
+        discriminator_width, discriminator_layers, class_kernel: See
+            :class:`~da_lightning.translation.networks.stargan.StarDiscriminator`.
+        classification_weight: Of the domains' cross-entropy.
+        reconstruction_weight: Of the L1 distance of an image to its round trip.
+        penalty_weight: Of the gradient penalty.
+        critic_steps: Updates of the discriminator for each of the generator.
+        init_from: A checkpoint of ours, an official file (``200000-G.ckpt``), or a folder of these.
+        options: See :class:`~da_lightning.translation.linear_decay.LinearDecayTranslation`.
+
+    Raises:
+        UserError: Accumulated batches: steps that the players take unequally often would mix gradients.
+    """
+
+    def __init__(
+        self,
+        num_domains: int = 2,
+        width: int = 64,
+        residuals: int = 6,
+        discriminator_width: int = 64,
+        discriminator_layers: int = 6,
+        class_kernel: int = 2,
+        classification_weight: float = 1.0,
+        reconstruction_weight: float = 10.0,
+        penalty_weight: float = 10.0,
+        critic_steps: int = 5,
+        init_from: str | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        self.save_hyperparameters()
+        if self.accumulate > 1:
+            raise UserError(
+                f"Expected method.accumulate=1 for StarGAN, whose players step unequally often, but found "
+                f"{self.accumulate}; raise data.batch_size instead."
+            )
+        self.classification_weight, self.reconstruction_weight = classification_weight, reconstruction_weight
+        self.penalty_weight, self.critic_steps = penalty_weight, critic_steps
+        self.generator = StarGenerator(num_domains, width, residuals)
+        self.discriminator = StarDiscriminator(num_domains, discriminator_width, discriminator_layers, class_kernel)
+        if init_from:
+            self._load(Path(init_from))
+
+    def players(self) -> dict[str, Player]:
+        return {
+            "generator": self.player([self.generator], self.optimizer_options),
+            "discriminator": self.player([self.discriminator], self.discriminator_options),
+        }
+
+    def generate(self, image: Tensor, to: Domain | int | Tensor, style: Tensor | None = None) -> Tensor:
+        """Translate ``image`` into one domain, by name or number, or each sample into its own: ``to`` int64 [B]."""
+        number = torch.as_tensor(DOMAINS.index(to) if isinstance(to, str) else to, device=image.device)
+        return self.generator(image, number.expand(len(image)))
+
+    def updates(self, batch: dict[str, dict[str, Tensor]]) -> Iterator[tuple[str, dict[str, Term]]]:
+        real = torch.cat(list(self.images(batch).values()))
+        own = torch.cat([_domains(batch[domain], number) for number, domain in enumerate(DOMAINS)])
+        wanted = own[torch.randperm(len(own), device=own.device)]
+        is_generators_turn = (self.iteration + 1) % self.critic_steps == 0
+        with torch.set_grad_enabled(is_generators_turn):
+            fake = self.generator(real, wanted)
+
+        real_score, real_class = self.discriminator(real)
+        fake_score, _ = self.discriminator(fake.detach())
+        yield (
+            "discriminator",
+            {
+                "real": Term(-real_score.float().mean()),
+                "fake": Term(fake_score.float().mean()),
+                "classification": Term(cross_entropy(real_class.float(), own), self.classification_weight),
+                "gradient_penalty": Term(self._gradient_penalty(real, fake.detach()), self.penalty_weight),
+            },
+        )
+        if not is_generators_turn:
+            return
+        with frozen(self.discriminator):
+            fake_score, fake_class = self.discriminator(fake)
+        yield (
+            "generator",
+            {
+                "adversarial": Term(-fake_score.float().mean()),
+                "classification": Term(cross_entropy(fake_class.float(), wanted), self.classification_weight),
+                "reconstruction": Term(l1(self.generator(fake, own), real), self.reconstruction_weight),
+            },
+        )
+
+    def _gradient_penalty(self, real: Tensor, fake: Tensor) -> Tensor:
+        """Mean square of how far the critic's slope is from 1, at random places between ``real`` and ``fake``."""
+        share = torch.rand(len(real), 1, 1, 1, device=real.device)
+        between = (share * real.float() + (1 - share) * fake.float()).requires_grad_()
+        with torch.autocast(real.device.type, enabled=False):
+            score, _ = self.discriminator(between)
+            (slope,) = torch.autograd.grad(score.sum(), between, create_graph=True)
+        return (slope.flatten(1).norm(dim=1) - 1).square().mean()
+
+    def _load(self, path: Path) -> None:
+        files = [path]
+        if path.is_dir():
+            latest = [sorted(path.glob(f"*-{part}.ckpt"), key=_iteration)[-1:] for part in ("G", "D")]
+            files = [file for files in latest for file in files]
+        if not files:
+            raise CheckpointError(f"Expected 200000-G.ckpt and the like in {path}, found none: give another folder.")
+        for file in files:
+            network = {"G": self.generator, "D": self.discriminator}.get(file.stem.rpartition("-")[2], self)
+            load_weights(network, file, official_state)
+
+
+def _domains(sample: dict[str, Tensor], default: int) -> Tensor:
+    image = sample["image"]
+    return sample.get("domain", torch.full((len(image),), default, device=image.device))
+
+
+def _iteration(file: Path) -> int:
+    return int("".join(re.findall(r"\d", file.stem)) or 0)

@@ -1,0 +1,100 @@
+"""UNIT for adapting a classifier (Liu et al., NIPS 2017, section "Domain Adaptation")."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import lightning.pytorch as L
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchmetrics.classification import MulticlassAccuracy
+
+from da_lightning.training.callbacks import KeepSourceOnly
+from da_lightning.training.module import Term
+from da_lightning.translation.latent import Forward, Images
+from da_lightning.translation.module import DOMAINS
+from da_lightning.translation.networks.classifier import ClassifierDiscriminator
+from da_lightning.translation.unit import UNIT
+
+
+class UNITClassifier(UNIT):
+    """UNIT whose discriminators also classify: source images, and their translations under the source's labels.
+
+    The discriminators share all layers but the first. Class losses move the discriminators alone, as in the paper.
+
+    Args:
+        num_classes: K.
+        source_iters: Iterations on source labels alone, both stems on source images, before translation begins.
+        class_weight: Of the cross-entropy on source images and on their translations.
+        feature_weight: Of the squared distance between features of an image and of its translation.
+        classifier_width, dropout: See :class:`~da_lightning.translation.networks.classifier.ClassifierDiscriminator`.
+        decay_from: Share of the training after which learning rates fall linearly to 0.
+        options: See :class:`~da_lightning.translation.unit.UNIT`.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        source_iters: int = 0,
+        class_weight: float = 1.0,
+        feature_weight: float = 0.0,
+        classifier_width: int = 64,
+        dropout: float = 0.0,
+        decay_from: float = 0.5,
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        self.save_hyperparameters()
+        self.objective = "target/accuracy"
+        self.num_classes, self.source_iters, self.decay_from = num_classes, source_iters, decay_from
+        self.class_weight, self.feature_weight = class_weight, feature_weight
+        source = ClassifierDiscriminator(num_classes, classifier_width, dropout)
+        self.discriminators = nn.ModuleDict({"source": source, "target": source.for_other_domain()})
+
+    def configure_callbacks(self) -> list[L.Callback]:
+        return [KeepSourceOnly(self.source_iters)] if self.source_iters else []
+
+    def lr_factor(self, iteration: int) -> float:
+        left = 1 - iteration / self.max_iters
+        return min(1.0, max(left, 0.0) / (1 - self.decay_from))
+
+    def updates(self, batch: dict[str, dict[str, Tensor]]) -> Iterator[tuple[str, dict[str, Term]]]:
+        self._label = batch["source"]["label"]
+        if self.iteration < self.source_iters:
+            image = batch["source"]["image"]
+            yield "discriminator", {f"class_{d}": self._class_term(d, image) for d in DOMAINS}
+        else:
+            yield from super().updates(batch)
+
+    def _discriminator_terms(self, images: Images, forward: Forward) -> dict[str, Term]:
+        terms = super()._discriminator_terms(images, forward)
+        translations = {domain: image.detach() for domain, image in forward.translations.items()}
+        terms["class_source"] = self._class_term("source", images["source"])
+        terms["class_target"] = self._class_term("target", translations["target"])
+        if self.feature_weight:
+            source, target = (self.discriminators[domain] for domain in DOMAINS)
+            pairs = (
+                (source.features(images["source"]), target.features(translations["target"])),
+                (target.features(images["target"]), source.features(translations["source"])),
+            )
+            terms["features"] = Term(torch.stack([F.mse_loss(*pair) for pair in pairs]).sum(), self.feature_weight)
+        return terms
+
+    def _class_term(self, domain: str, image: Tensor) -> Term:
+        logits = self.discriminators[domain].classify(image).float()
+        return Term(F.cross_entropy(logits, self._label), self.class_weight)
+
+    # -- evaluation --------------------------------------------------------------------------------------------------
+
+    def on_test_start(self) -> None:
+        super().on_test_start()
+        self._accuracies = {d: MulticlassAccuracy(self.num_classes, average="micro").to(self.device) for d in DOMAINS}
+
+    def test_step(self, batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
+        domain = DOMAINS[dataloader_idx]
+        self._accuracies[domain].update(self.discriminators[domain].classify(batch["image"]), batch["label"])
+        super().test_step(batch, batch_idx, dataloader_idx)
+
+    def on_test_epoch_end(self) -> None:
+        super().on_test_epoch_end()
+        self.log_dict({f"{domain}/accuracy": metric.compute() for domain, metric in self._accuracies.items()})

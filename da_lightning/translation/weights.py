@@ -1,0 +1,93 @@
+"""Weight files of translators: ours, and those of the official codes."""
+
+import logging
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from da_lightning.errors import CheckpointError
+from da_lightning.training.checkpoints import read_checkpoint
+
+logger = logging.getLogger(__name__)
+
+State = dict[str, Tensor]
+
+
+def load_weights(module: nn.Module, path: str | Path, official: Callable[[Mapping[str, Any]], State]) -> None:
+    """Load the children of ``module`` that a file has weights of, each of them whole.
+
+    Args:
+        path: One of our checkpoints, or an official file.
+        official: Gives the content of an official file our names; what it does not know keeps its name.
+
+    Raises:
+        CheckpointError: An unreadable file, missing or surplus names, or other shapes; ``module`` is then untouched.
+    """
+    content = read_checkpoint(path)
+    state = content["state_dict"] if isinstance(content.get("state_dict"), Mapping) else official(content)
+    children = {name.partition(".")[0] for name in state}
+    own = {name: value for name, value in module.state_dict().items() if name.partition(".")[0] in children}
+    missing = [name for name in own if name not in state]
+    surplus = [name for name in state if name not in own]
+    differing = [n for n in own if n in state and getattr(state[n], "shape", None) != own[n].shape]
+    if missing or surplus or differing or not own:
+        raise CheckpointError(
+            f"Expected weights of {type(module).__name__} in {path}, but the names do not fit (missing: "
+            f"{_some(missing)}; surplus: {_some(surplus)}; of another shape: {_some(differing)}); choose another file, "
+            "or the widths and numbers of layers that it was made with."
+        )
+    stored: dict[int, Tensor] = {}
+    for name, value in own.items():  # layers that two networks share have a name in each
+        if not state[name].equal(stored.setdefault(value.data_ptr(), state[name])):
+            raise CheckpointError(
+                f"{path} has different weights under {name} and where that layer is shared: set method.shared_layers "
+                "to the number that it was trained with."
+            )
+    module.load_state_dict(state, strict=False)
+    logger.info("Loaded the %s of %s from %s.", " and the ".join(sorted(children)), type(module).__name__, path)
+
+
+_NVLABS: list[tuple[str, Any]] = [
+    (r"^gen_a\.", "generators.source."),
+    (r"^gen_b\.", "generators.target."),
+    (r"^dis_a\.cnns\.", "discriminators.source.scales."),
+    (r"^dis_b\.cnns\.", "discriminators.target.scales."),
+    (r"\.enc_style\.model\.", ".style_encoder."),
+    (r"\.enc_content\.", ".content_encoder."),
+    (r"\.enc\.", ".encoder."),
+    (r"encoder\.model\.\d+\.model\.(\d+)\.model\.", r"encoder.residuals.\1.layers."),
+    (r"encoder\.model\.", "encoder.convs."),
+    (r"\.mlp\.model\.(\d+)\.fc\.", lambda match: f".mlp.{2 * int(match[1])}."),
+    (r"\.dec\.model\.0\.model\.(\d+)\.model\.", r".decoder.residuals.\1.layers."),
+    (r"\.dec\.model\.(\d*[02468])\.", lambda match: f".decoder.upsamples.{int(match[1]) // 2 - 1}."),
+    (r"\.dec\.model\.\d+\.", ".decoder.output."),
+]
+"""Names in the code of UNIT and MUNIT, and ours, applied in this order."""
+
+
+def nvlabs_state(content: Mapping[str, Any]) -> State:
+    """The weights in a file of the official UNIT or MUNIT code, under our names.
+
+    That is ``gen_*.pt`` or ``dis_*.pt`` (a state dict a domain, ``a`` the source), or one state dict whose names begin
+    with ``gen_a.``, ``gen_b.``, ``dis_a.``, ``dis_b.``.
+    """
+    if content.keys() == {"a", "b"}:
+        kind = "dis" if any(name.startswith("cnns.") for name in content["a"]) else "gen"
+        content = {f"{kind}_{domain}.{name}": value for domain in "ab" for name, value in content[domain].items()}
+    # Statistics of instance norms, in old files, and what stands in for them in adaptive norms; neither is ever used.
+    kept = {name: value for name, value in content.items() if not re.search(r"\.norm\.running_(mean|var)$", name)}
+    return {_renamed(name): value for name, value in kept.items()}
+
+
+def _renamed(name: str) -> str:
+    for pattern, replacement in _NVLABS:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+def _some(names: list[str], limit: int = 6) -> str:
+    rest = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return (", ".join(names[:limit]) or "none") + rest

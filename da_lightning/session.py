@@ -93,6 +93,8 @@ def _quieten_lightning() -> None:
         ".*does not have many workers.*",  # data.num_workers is an option, with a reason in each pair's file
         ".*The number of training batches .* is smaller than the logging interval.*",
         ".*Checkpoint directory .* exists and is not empty.*",
+        ".*You passed in a `val_dataloader` but have no `validation_step`.*",  # of a family that validates nothing
+        ".*You have overridden `on_after_batch_transfer` in `LightningModule`.*",  # as translation means to
         ".*will save all extracted features in buffer.*",  # KID, which is asked for by name
         ".*Detected call of `lr_scheduler.step\\(\\)` before `optimizer.step\\(\\)`.*",  # a player yet to begin
     ):

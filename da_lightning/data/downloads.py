@@ -54,13 +54,13 @@ def fetched(folder: str | Path, url: str, download: bool = False, sha256: str | 
             f"{folder} {'is empty' if folder.is_dir() else 'does not exist'}: let data.root be the data set's folder, "
             f"or add data.download=true to fetch {url} into it."
         )
-    work = folder.with_name(f"{folder.name}.download")
+    work, lock = (folder.with_name(f"{folder.name}.{suffix}") for suffix in ("download", "lock"))
     try:
-        work.mkdir(parents=True, exist_ok=True)
-        with FileLock(work / "lock"):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(lock):
             if not _is_filled(folder):
                 _fill(folder, work, url, sha256)
-            shutil.rmtree(work, ignore_errors=True)
+        lock.unlink(missing_ok=True)  # not after an error: those who wait for it must go on one by one
     except OSError as error:
         raise DataError(f"{folder} cannot be filled ({error}): check the disk and data.root.") from error
     return str(folder)
@@ -71,6 +71,7 @@ def _is_filled(folder: Path) -> bool:
 
 
 def _fill(folder: Path, work: Path, url: str, sha256: str | None) -> None:
+    work.mkdir(exist_ok=True)
     archive, unpacked = work / PurePosixPath(url).name, work / "unpacked"
     if not archive.is_file():
         log.info("Fetching %s into %s.", url, folder)
@@ -87,6 +88,7 @@ def _fill(folder: Path, work: Path, url: str, sha256: str | None) -> None:
     if folder.is_dir():
         folder.rmdir()
     (inner[0] if len(inner) == 1 and inner[0].is_dir() else unpacked).rename(folder)
+    shutil.rmtree(work)
 
 
 # -- download ----------------------------------------------------------------------------------------------------------
@@ -209,8 +211,9 @@ def unpack(archive: Path, folder: Path) -> None:
     except (*_DAMAGED, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:  # the disk's, not the archive's
             raise
+        reason = str(error).partition("\n")[0].rstrip(":")
         raise DataError(
-            f"{archive.name} cannot be unpacked ({error}), so it is damaged or no tar or zip archive and was removed: "
+            f"{archive.name} cannot be unpacked ({reason}), so it is damaged or no tar or zip archive and was removed: "
             "try again."
         ) from error
 
@@ -227,6 +230,8 @@ def _members(archive: Path, stream: IO[bytes]) -> Iterator[_Member]:
             for entry in tarred:
                 is_plain = entry.isreg() or entry.isdir()
                 yield _Member(entry.name, entry.isdir(), is_plain, partial(tarred.extractfile, entry))
+            while cast(IO[bytes], tarred.fileobj).read(_CHUNK):  # the compressed stream's checksum is at its end
+                pass
 
 
 def _write(member: _Member, folder: Path, archive: Path) -> None:

@@ -50,7 +50,3 @@ class LinearDecayTranslation(TranslationModule):
     def on_train_start(self) -> None:
         # A player that is not up in the first iteration steps after its schedule, which counts iterations.
         warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step", UserWarning)
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        # The weights are in the checkpoint: whoever loads it must not need the files that training began from.
-        checkpoint["hyper_parameters"]["init_from"] = None

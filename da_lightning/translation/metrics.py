@@ -25,7 +25,11 @@ Metric = Literal["fid", "kid", "lpips"]
 INPUTS, PAIRS = 100, 19
 """Of LPIPS diversity, as MUNIT defines it: inputs, and pairs of translations of each."""
 
-_LPIPS_NETWORKS: dict[str | None, Literal["alex", "vgg", "squeeze"]] = {"alexnet": "alex", "vgg16": "vgg", "squeezenet1_1": "squeeze"}
+_LPIPS_NETWORKS: dict[str | None, Literal["alex", "vgg", "squeeze"]] = {
+    "alexnet": "alex",
+    "vgg16": "vgg",
+    "squeezenet1_1": "squeeze",
+}
 _SIDE = 224  # torchvision's networks were trained at
 
 
@@ -104,7 +108,7 @@ def metric_networks(
         networks["lpips"] = _local_lpips(str(network), str(weights)) if is_local else _standard_lpips()
     if distances := set(metrics) - {"lpips"}:
         features = _Penultimate(network, weights) if network and weights else _inception()
-        networks |= {metric: features for metric in distances}
+        networks |= dict.fromkeys(distances, features)
     return networks
 
 
@@ -186,8 +190,8 @@ def _standard_lpips() -> nn.Module:
     except (OSError, RuntimeError) as error:
         url = AlexNet_Weights.IMAGENET1K_V1.url
         raise UserError(
-            f"The AlexNet of LPIPS cannot be downloaded ({error}): fetch {url} elsewhere and give it by "
-            "method.features=alexnet and method.features_from, or leave lpips out of method.metrics."
+            f"The AlexNet of LPIPS cannot be downloaded ({error}): put {url} into {torch.hub.get_dir()}/checkpoints, "
+            "or give such a file by method.features=alexnet and method.features_from, or leave out lpips."
         ) from None
 
 

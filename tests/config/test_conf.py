@@ -57,9 +57,19 @@ def test_experiments_give_their_method_what_it_takes(name: str) -> None:
     method = OmegaConf.to_container(composed(f"experiment={name}").method, resolve=True)
     kind = target_of(method)
     checked = checked_arguments(kind, {key: value for key, value in method.items() if key != "_target_"}, "method")
-    if "pretrained" in checked["network"]:
+    if "pretrained" in checked.get("network", {}):
         checked["network"]["pretrained"] = None  # nothing to download here
     kind(**checked)
+
+
+@pytest.mark.parametrize("name", options_of("experiment"))
+def test_recipes_say_what_was_published_and_where_their_values_come_from(name: str) -> None:
+    header, *lines = (CONF_DIR / f"experiment/{name}.yaml").read_text().split("defaults:")
+    if "no published number" in header:
+        return
+    assert "Published: " in header and "Not reproduced here" in " ".join(header.split("\n# "))
+    values = [line for line in lines[0].splitlines() if ": " in line and "override /" not in line]
+    assert all("# " in line for line in values), "where does it come from?"
 
 
 @pytest.mark.parametrize("name", options_of("network"))

@@ -216,16 +216,6 @@ def test_official_network(tmp_path):
     assert trained(cfg, tmp_path, (64, 128))["iterations"] == 2
 
 
-@pytest.mark.parametrize("experiment", EXPERIMENTS)
-def test_experiment_says_what_it_is(experiment):
-    header, *lines = (CONF_DIR / f"experiment/{experiment}.yaml").read_text().split("defaults:")
-    if "no published number" in header:
-        return
-    assert "Published: " in header and "mIoU" in header and "Not reproduced here" in " ".join(header.split("\n# "))
-    values = [line for line in lines[0].splitlines() if ": " in line and "override /" not in line]
-    assert all("# " in line for line in values), "where does it come from?"
-
-
 def module_of(tmp_path: Path, experiment: str) -> Any:
     return build(composed(tmp_path, f"experiment={experiment}", "network@method.network=light").method, "method")
 

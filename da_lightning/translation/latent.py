@@ -163,7 +163,3 @@ class LatentTranslation(TranslationModule):
             for domain, distance in zip(DOMAINS, perceptual(fakes, contents).chunk(2), strict=True):
                 terms[f"perceptual_{domain}"] = Term(distance.mean(), self.perceptual_weight)
         return terms
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        # The weights are in the checkpoint: whoever loads it must not need the files that training began from.
-        checkpoint["hyper_parameters"]["init_from"] = None

@@ -46,7 +46,7 @@ def fetched(folder: str | Path, url: str, download: bool = False, sha256: str | 
     Raises:
         DataError: Nothing is there and ``download`` is off, or something goes wrong on the way.
     """
-    folder = Path(folder).expanduser()
+    folder = Path(folder).expanduser().absolute()
     if _is_filled(folder):
         return str(folder)
     if not download:

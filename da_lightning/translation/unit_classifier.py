@@ -1,7 +1,7 @@
 """UNIT for adapting a classifier (Liu et al., NIPS 2017, section "Domain Adaptation")."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import lightning.pytorch as L
 import torch
@@ -72,7 +72,7 @@ class UNITClassifier(UNIT):
         terms["class_source"] = self._class_term("source", images["source"])
         terms["class_target"] = self._class_term("target", translations["target"])
         if self.feature_weight:
-            source, target = (self.discriminators[domain] for domain in DOMAINS)
+            source, target = (self._classifier(domain) for domain in DOMAINS)
             pairs = (
                 (source.features(images["source"]), target.features(translations["target"])),
                 (target.features(images["target"]), source.features(translations["source"])),
@@ -80,8 +80,11 @@ class UNITClassifier(UNIT):
             terms["features"] = Term(torch.stack([F.mse_loss(*pair) for pair in pairs]).sum(), self.feature_weight)
         return terms
 
+    def _classifier(self, domain: str) -> ClassifierDiscriminator:
+        return cast(ClassifierDiscriminator, self.discriminators[domain])
+
     def _class_term(self, domain: str, image: Tensor) -> Term:
-        logits = self.discriminators[domain].classify(image).float()
+        logits = self._classifier(domain).classify(image).float()
         return Term(F.cross_entropy(logits, self._label), self.class_weight)
 
     # -- evaluation --------------------------------------------------------------------------------------------------
@@ -92,7 +95,7 @@ class UNITClassifier(UNIT):
 
     def test_step(self, batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
         domain = DOMAINS[dataloader_idx]
-        self._accuracies[domain].update(self.discriminators[domain].classify(batch["image"]), batch["label"])
+        self._accuracies[domain].update(self._classifier(domain).classify(batch["image"]), batch["label"])
         super().test_step(batch, batch_idx, dataloader_idx)
 
     def on_test_epoch_end(self) -> None:

@@ -16,7 +16,7 @@ from da_lightning.seeds import mixed_seed
 from da_lightning.translation.networks.stargan import StarDiscriminator, StarGenerator
 from da_lightning.translation.stargan import StarGAN
 
-ADAM = {"name": "Adam", "lr": 0.001, "betas": [0.5, 0.999]}
+SGD = {"name": "SGD", "lr": 0.01, "momentum": 0.9}
 
 Batch = dict[str, dict[str, Tensor]]
 
@@ -29,7 +29,7 @@ def batches(count: int, size: int = 2, side: int = 16) -> list[Batch]:
 def method(**options: Any) -> StarGAN:
     torch.manual_seed(0)
     sizes = {"width": 4, "residuals": 1, "discriminator_width": 4, "discriminator_layers": 2, "class_kernel": 4}
-    return StarGAN(optimizer=ADAM, **{"max_iters": 6, "critic_steps": 2, **sizes, **options})
+    return StarGAN(optimizer=SGD, **{"max_iters": 6, "critic_steps": 2, **sizes, **options})
 
 
 def fit(module: StarGAN, content: list[Batch], folder: Path, **options: Any) -> None:
@@ -68,12 +68,12 @@ def test_norms_are_those_of_the_sample_in_use_too() -> None:
 def by_hand(module: StarGAN, content: list[Batch]) -> None:
     """The official order: the discriminator each iteration, the generator each second."""
     generate, judge = module.generator, module.discriminator
-    generators = torch.optim.Adam(generate.parameters(), lr=0.001, betas=(0.5, 0.999))
-    judges = torch.optim.Adam(judge.parameters(), lr=0.001, betas=(0.5, 0.999))
+    generators = torch.optim.SGD(generate.parameters(), lr=0.01, momentum=0.9)
+    judges = torch.optim.SGD(judge.parameters(), lr=0.01, momentum=0.9)
     for iteration, batch in enumerate(content):
         torch.manual_seed(mixed_seed(0, iteration, 0))
         for optimizer in (generators, judges):
-            optimizer.param_groups[0]["lr"] = 0.001 * (1 if iteration <= 2 else 1 - (iteration - 2) / 2)
+            optimizer.param_groups[0]["lr"] = 0.01 * (1 if iteration <= 2 else 1 - (iteration - 2) / 2)
         real = torch.cat([batch["source"]["image"], batch["target"]["image"]])
         own = torch.tensor([0, 0, 1, 1])
         wanted = own[torch.randperm(4)]

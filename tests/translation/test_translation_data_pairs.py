@@ -152,7 +152,7 @@ def test_a_pair_is_fetched(tmp_path, monkeypatch):
             archive.write(file, f"horse2zebra/{file.relative_to(served)}")
     handler = partial(SimpleHTTPRequestHandler, directory=str(served))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         url = f"data.files.url=http://127.0.0.1:{server.server_port}/horse2zebra.zip"
         options = ["data=horse2zebra", f"data.root={tmp_path}/h2z", url, "data.files.sha256=null", "data.num_workers=0"]
         with pytest.raises(DataError, match=r"h2z does not exist: .* add data.download=true"):

@@ -89,8 +89,8 @@ class LayerNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         sample = (1, 2, 3)
-        # float32 throughout; torch.std_mean is several times slower on CPU, and NaN backwards where it is 0.
-        centred = x - x.mean(sample, keepdim=True, dtype=torch.float32)
+        # At least float32; torch.std_mean is several times slower on CPU, and NaN backwards where it is 0.
+        centred = x - x.mean(sample, keepdim=True, dtype=torch.promote_types(x.dtype, torch.float32))
         deviation = torch.linalg.vector_norm(centred, dim=sample, keepdim=True) / (x[0].numel() - 1) ** 0.5
         scale = self.gamma[:, None, None] / (deviation + 1e-5)
         return torch.addcmul(self.beta[:, None, None], centred, scale).to(x.dtype)
@@ -108,7 +108,7 @@ def instance_norm(x: Tensor, affine: Tensor | None = None) -> Tensor:
             None if scale is None else scale.to(x.dtype).flatten(),
             None if shift is None else shift.to(x.dtype).flatten(),
         )
-    return normed.reshape(x.shape)
+    return normed.reshape(x.shape).to(memory_format=_layout(x))
 
 
 class UpsampleConv(nn.Conv2d):
@@ -118,31 +118,38 @@ class UpsampleConv(nn.Conv2d):
     first, which leaves a 3x3 kernel for each of the four phases.
     """
 
+    folding: Tensor
+
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__(in_channels, out_channels, 5)
+        # Which of the five taps fall on the pixel before, on and after: for even outputs, for odd ones.
+        even, odd = [[1, 1, 0, 0, 0], [0, 0, 1, 1, 0], [0, 0, 0, 0, 1]], [[1, 0, 0, 0, 0], [0, 1, 1, 0, 0], [0, 0, 0, 1, 1]]
+        taps = torch.tensor([even, odd], dtype=torch.float32)
+        folding = torch.einsum("pay,qbx->yxpqab", taps, taps).reshape(25, 36)
+        self.register_buffer("folding", folding, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        kernel = _folded(_folded(self.weight, 2), 4).permute(0, 2, 4, 1, 3, 5).flatten(0, 2)
+        with torch.autocast(x.device.type, enabled=False):
+            kernel = (self.weight.flatten(2) @ self.folding).unflatten(2, (4, 3, 3)).transpose(1, 2).flatten(0, 1)
         bias = None if self.bias is None else self.bias.repeat_interleave(4)
-        y = F.pixel_shuffle(F.conv2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), kernel, bias), 2)
+        padded = F.pad(x, (1, 1, 1, 1), mode="replicate")
+        y = F.pixel_shuffle(F.conv2d(padded, kernel.to(memory_format=_layout(x)), bias), 2)
         # Padded by replication, the outermost ring saw the edge where reflection shows the pixel beside it.
-        y[:, :, :: y.shape[2] - 1] += _ring(x, self.weight, "reflect")
-        y.mT[:, :, :: y.shape[3] - 1] += _ring(x.mT, self.weight.mT, "replicate")
-        return y
-
-
-def _folded(weight: Tensor, dim: int) -> Tensor:
-    """The five taps along ``dim`` as [2, 3]: for even and for odd outputs, over the low-resolution neighbours."""
-    a, b, c, d, e = weight.unbind(dim)
-    return torch.stack((a + b, c + d, e, a, b + c, d + e), dim).unflatten(dim, (2, 3))
+        rows, columns = (torch.arange(0, size, size - 1, device=y.device) for size in y.shape[2:])
+        y.index_add_(2, rows, _ring(x, self.weight, "reflect").to(y.dtype))
+        return y.index_add_(3, columns, _ring(x.mT, self.weight.mT, "replicate").mT.to(y.dtype))
 
 
 def _ring(x: Tensor, weight: Tensor, padding: str) -> Tensor:
     """What the first and the last output row lack, [B, out, 2, 2W]: the outermost taps, on the wrong row so far."""
-    rows = x.shape[2]
-    lacking = (x[:, :, [1, rows - 2]] - x[:, :, :: rows - 1]).repeat_interleave(2, -1)
+    lacking = torch.stack((x[:, :, 1] - x[:, :, 0], x[:, :, -2] - x[:, :, -1]), 2).repeat_interleave(2, -1)
     windows = F.pad(lacking, (2, 2, 0, 0), mode=padding).unfold(3, 5, 1)
     return torch.einsum("bcrnk,ocrk->born", windows, weight[:, :, ::4])
+
+
+def _layout(x: Tensor) -> torch.memory_format:
+    is_last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    return torch.channels_last if is_last else torch.contiguous_format
 
 
 def initialise(network: nn.Module, init: Literal["kaiming", "normal"]) -> None:

@@ -1,0 +1,118 @@
+"""Blocks of the translators against their definitions."""
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from da_lightning.errors import UserError
+from da_lightning.translation.networks.blocks import LayerNorm, UpsampleConv, initialise, instance_norm
+from da_lightning.translation.networks.discriminators import MultiScaleDiscriminator
+
+
+def gradients(value: Tensor, *inputs: Tensor) -> list[Tensor]:
+    weights = torch.randn(value.shape, generator=torch.Generator().manual_seed(5)).to(value)
+    return list(torch.autograd.grad((value * weights).sum(), inputs))
+
+
+def upsampled_then_convolved(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    high = F.interpolate(x, scale_factor=2, mode="nearest")
+    return F.conv2d(F.pad(high, (2, 2, 2, 2), mode="reflect"), weight, bias)
+
+
+@pytest.mark.parametrize("size", [(2, 2), (2, 5), (3, 2), (8, 7)])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_folded_upsampling_equals_the_plain_one(size: tuple[int, int], layout: torch.memory_format) -> None:
+    torch.manual_seed(0)
+    conv = UpsampleConv(3, 4).double().to(memory_format=layout)
+    x = torch.randn(2, 3, *size, dtype=torch.double).to(memory_format=layout).requires_grad_()
+    inputs = x, conv.weight, conv.bias
+    expected = upsampled_then_convolved(*inputs)
+    torch.testing.assert_close(conv(x), expected)
+    torch.testing.assert_close(gradients(conv(x), *inputs), gradients(expected, *inputs))
+
+
+def test_folded_upsampling_in_single_precision() -> None:
+    torch.manual_seed(0)
+    conv, x = UpsampleConv(64, 32), torch.randn(1, 64, 16, 16, requires_grad=True)
+    inputs = x, conv.weight, conv.bias
+    expected = upsampled_then_convolved(*inputs)
+    torch.testing.assert_close(conv(x), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(gradients(conv(x), *inputs), gradients(expected, *inputs), rtol=1e-4, atol=1e-4)
+    assert conv.state_dict().keys() == {"weight", "bias"}  # as the official files have them
+    assert conv.weight.shape == (32, 64, 5, 5)
+
+
+def test_layer_norm_is_the_official_one() -> None:
+    torch.manual_seed(0)
+    norm, x = LayerNorm(3).double(), 0.05 * torch.randn(2, 3, 4, 5, dtype=torch.double) + 1
+    assert (norm.gamma >= 0).all() and (norm.gamma <= 1).all() and (norm.beta == 0).all()
+    norm.beta.data.normal_()
+    x.requires_grad_()
+    flat = x.flatten(1)
+    mean, deviation = flat.mean(1), flat.var(1, unbiased=True).sqrt() + 1e-5
+    normed = (x - mean[:, None, None, None]) / deviation[:, None, None, None]
+    expected = normed * norm.gamma[:, None, None] + norm.beta[:, None, None]
+    inputs = x, norm.gamma, norm.beta
+    torch.testing.assert_close(norm(x), expected)
+    torch.testing.assert_close(gradients(norm(x), *inputs), gradients(expected, *inputs))
+
+
+def test_layer_norm_of_a_constant_has_a_finite_gradient() -> None:
+    x = torch.ones(1, 2, 4, 4, requires_grad=True)
+    (gradient,) = gradients(LayerNorm(2)(x), x)
+    assert gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_adaptive_instance_norm_takes_the_shift_first(layout: torch.memory_format) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 5, 4, dtype=torch.double).to(memory_format=layout).requires_grad_()
+    affine = torch.randn(2, 2, 3, dtype=torch.double, requires_grad=True)
+    shift, scale = affine[:, 0, :, None, None], affine[:, 1, :, None, None]
+    for given, expected in ((None, F.instance_norm(x)), (affine, F.instance_norm(x) * scale + shift)):
+        found, inputs = instance_norm(x, given), (x,) if given is None else (x, affine)
+        assert found.is_contiguous(memory_format=layout)
+        torch.testing.assert_close(found, expected)
+        torch.testing.assert_close(gradients(found, *inputs), gradients(expected, *inputs))
+
+
+def test_statistics_are_float32_whatever_the_input_is() -> None:
+    """Of values whose sum bfloat16 cannot hold."""
+    x = (torch.randn(1, 2, 64, 64, generator=torch.Generator().manual_seed(0)) + 4).bfloat16()
+    norm = LayerNorm(2)
+    norm.gamma.data.fill_(1)
+    for normed in (instance_norm(x), norm(x)):
+        assert abs(normed.float().mean()) < 0.01
+        assert normed.float().std().item() == pytest.approx(1, abs=0.01)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert instance_norm(x).dtype == torch.bfloat16
+
+
+def test_discriminator_scales_see_halved_images() -> None:
+    torch.manual_seed(0)
+    judge, image = MultiScaleDiscriminator(width=4, scales=3, layers=2), torch.randn(1, 3, 32, 48)
+    scores = judge(image)
+    assert [tuple(score.shape) for score in scores] == [(1, 1, 8, 12), (1, 1, 4, 6), (1, 1, 2, 3)]
+    for scale, score in zip(judge.scales, scores, strict=True):
+        torch.testing.assert_close(scale(image), score)
+        ones = F.avg_pool2d(torch.ones_like(image), 3, 2, 1)  # zero padding is not counted
+        image = F.avg_pool2d(image, 3, 2, 1) / ones
+
+
+@pytest.mark.parametrize(("scales", "layers", "smallest"), [(3, 4, 61), (2, 3, 15), (1, 1, 2)])
+def test_discriminator_names_the_smallest_image(scales: int, layers: int, smallest: int) -> None:
+    judge = MultiScaleDiscriminator(width=2, scales=scales, layers=layers)
+    assert len(judge(torch.zeros(1, 3, smallest, smallest))) == scales
+    with pytest.raises(UserError, match=f"at least {smallest} pixels"):
+        judge(torch.zeros(1, 3, smallest - 1, 99))
+
+
+def test_initialisation() -> None:
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Conv2d(8, 64, 3), torch.nn.Linear(100, 50))
+    for init, deviations in (("normal", (0.02, 0.02)), ("kaiming", ((2 / 72) ** 0.5, (2 / 100) ** 0.5))):
+        initialise(network, init)  # type: ignore[arg-type]
+        for layer, deviation in zip(network, deviations, strict=True):
+            assert layer.weight.std().item() == pytest.approx(deviation, rel=0.05)
+            assert (layer.bias == 0).all()

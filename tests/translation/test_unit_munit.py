@@ -83,10 +83,14 @@ def test_white_images_do_no_harm(kind: type[LatentTranslation], options: dict, p
     module = built(kind, **{**options, "max_iters": 4})
     before = deepcopy(module.state_dict())
     white = {domain: {"image": torch.ones(2, 3, 32, 32)} for domain in ("source", "target")}
-    trainer(tmp_path, precision=precision).fit(module, loader(white, white, white, images()))
+    fit = trainer(tmp_path, precision=precision)
+    fit.fit(module, loader(white, white, white, images()))
     for name, parameter in module.named_parameters():
-        assert parameter.isfinite().all() and not torch.equal(parameter, before[name]), name
-        assert (parameter - before[name]).abs().max() < 0.02, name  # a gradient of 1e14 would stay in Adam's moments
+        assert parameter.isfinite().all(), name
+        assert not name.endswith("weight") or not torch.equal(parameter, before[name]), name
+    squares = [state["exp_avg_sq"].max() for optimizer in fit.optimizers for state in optimizer.state.values()]
+    print("MAXSQ", max(squares))
+    assert max(squares) < 1e6  # a single gradient of 1e14 would stop Adam for a thousand iterations
 
 
 @pytest.mark.parametrize("kind", [UNIT, MUNIT])

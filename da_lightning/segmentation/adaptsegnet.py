@@ -33,7 +33,9 @@ class AdaptSegNet(AdversarialModule, SegmentationModule):
         adversarial_weights: Of ``L_adv``, main level first.
         gan: ``vanilla`` (cross-entropy) or ``least_squares`` (on raw scores).
         discriminator_optimizer: See :func:`~da_lightning.training.optimizers.make_optimizer`.
-        horizon: Iteration at which the polynomial decay reaches 0 (the official run stops earlier).
+        adaptation_lr_factor: Learning rates at the first adversarial iteration over those of the optimisers.
+        horizon: Adversarial iterations until the polynomial decay reaches 0 (the official run stops earlier); the
+            source phase has its own decay.
         options: See :class:`~da_lightning.segmentation.module.SegmentationModule`.
     """
 
@@ -45,6 +47,7 @@ class AdaptSegNet(AdversarialModule, SegmentationModule):
         adversarial_weights: tuple[float, float] = (0.001, 0.0002),
         gan: Gan = "vanilla",
         discriminator_width: int = 64,
+        adaptation_lr_factor: float = 1.0,
         horizon: int | None = None,
         **options: Any,
     ) -> None:
@@ -52,7 +55,8 @@ class AdaptSegNet(AdversarialModule, SegmentationModule):
         self.save_hyperparameters()
         self.discriminator_optimizer, self.gan = discriminator_optimizer, gan
         self.adversarial_weights = adversarial_weights[:levels]
-        self.horizon, self.source_iters = horizon or self.max_iters, source_iters
+        self.source_iters, self.adaptation_lr_factor = source_iters, adaptation_lr_factor
+        self.horizon = horizon or self.max_iters - source_iters
         self.discriminators = nn.ModuleList(
             OutputDiscriminator(len(self.classes), discriminator_width) for _ in self.adversarial_weights
         )
@@ -68,7 +72,9 @@ class AdaptSegNet(AdversarialModule, SegmentationModule):
         return {"segmenter": self.segmenter(), **critics}
 
     def lr_factor(self, iteration: int) -> float:
-        return poly(iteration, self.horizon)
+        if iteration < self.source_iters:
+            return poly(iteration, self.source_iters)
+        return self.adaptation_lr_factor * poly(iteration - self.source_iters, self.horizon)
 
     def updates(self, batch: dict[str, dict[str, Tensor]]) -> Iterator[tuple[str, dict[str, Term]]]:
         source, target = batch["source"], batch["target"]

@@ -1,7 +1,7 @@
 """A training step of MUNIT and of UNIT against the official schedule in plain modules: time, side by side, and memory.
 
-The plain way makes a forward pass of its own for the discriminators, keeps its graph, computes every gradient, decodes one
-code at a time and convolves at the high resolution.
+The plain way makes a forward pass of its own for the discriminators, keeps its graph, computes every gradient, decodes
+one code at a time and convolves at the high resolution.
 
 python -m benchmarks.munit_step [repetitions] [size] [width] [float32|bfloat16]
 """
@@ -22,6 +22,7 @@ from da_lightning.translation.munit import MUNIT
 from da_lightning.translation.unit import UNIT
 
 ADAM = {"name": "Adam", "lr": 1e-4, "betas": [0.5, 0.999], "weight_decay": 1e-4}
+RELU = nn.ReLU()
 CYCLE = {"munit": 0.0, "unit": 10.0}  # as official for edges2shoes
 
 
@@ -58,7 +59,7 @@ class PlainResidual(nn.Module):
 
 
 def conv(
-    i: int, o: int, k: int, s: int = 1, norm: type[nn.Module] | None = None, last: nn.Module | None = nn.ReLU()
+    i: int, o: int, k: int, s: int = 1, norm: type[nn.Module] | None = None, last: nn.Module | None = RELU
 ) -> list[nn.Module]:
     norms = [] if norm is None else [PlainAdaIN()] if norm is PlainAdaIN else [norm(o)]
     return [nn.ReflectionPad2d((k - 1) // 2), nn.Conv2d(i, o, k, s), *norms, *([last] if last else [])]
@@ -93,7 +94,9 @@ class PlainGenerator(nn.Module):
                 nn.AdaptiveAvgPool2d(1),
                 nn.Conv2d(4 * w, 8, 1),
             )
-            self.mlp = nn.Sequential(nn.Linear(8, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 64 * w))
+            self.mlp = nn.Sequential(
+                nn.Linear(8, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 64 * w)
+            )
 
     def decode(self, code: Tensor, style: Tensor | None = None) -> Tensor:
         if style is not None:
@@ -138,11 +141,12 @@ class Plain:
 
     def updates(self, images: tuple[Tensor, Tensor]) -> Iterator[tuple[str, Tensor]]:
         losses = self.munit(images) if self.has_style else self.unit(images)
-        for name, fakes in zip(("discriminator", "generator"), losses, strict=True):
-            yield name, fakes
+        yield from zip(("discriminator", "generator"), losses, strict=True)
 
     def judged(self, images: tuple[Tensor, Tensor], fakes: tuple[Tensor, Tensor]) -> Tensor:
-        a, b = (d.loss(f.detach(), 0) + d.loss(x, 1) for d, f, x in zip(self.discriminators, fakes, images, strict=True))
+        a, b = (
+            d.loss(f.detach(), 0) + d.loss(x, 1) for d, f, x in zip(self.discriminators, fakes, images, strict=True)
+        )
         return a + b
 
     def fooled(self, fakes: tuple[Tensor, Tensor]) -> Tensor:
@@ -233,7 +237,9 @@ def _step() -> tuple[float, float]:
 def main() -> None:
     given = dict(enumerate(sys.argv[1:]))
     repetitions, size, width = (int(given.get(n, default)) for n, default in enumerate((3, 128, 64)))
-    table = Table(title=f"A step at {size}x{size}, batch 1, width {width}, fastest of {repetitions}", title_justify="left")
+    table = Table(
+        title=f"A step at {size}x{size}, batch 1, width {width}, fastest of {repetitions}", title_justify="left"
+    )
     for column in ("method", "precision", "plain s", "ours s", "ratio", "plain MB", "ours MB"):
         table.add_column(column, justify="right")
     for precision in [given[3]] if 3 in given else ["float32", "bfloat16"]:

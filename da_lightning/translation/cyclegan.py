@@ -43,7 +43,7 @@ class CycleGAN(LinearDecayTranslation):
         gan: ``least_squares`` or ``vanilla`` (cross-entropy).
         cycle_weight: Of the L1 distance of an image to its round trip.
         identity_weight: Of the L1 distance of an image to its translation into its own domain; 0 costs nothing.
-        pool_size: Earlier fakes of each domain that are kept to be shown again.
+        pool_size: Earlier fakes of each domain that are kept to be shown again; checkpoints hold them, too.
         init_from: A checkpoint of ours, an official file (``latest_net_G_A.pth``), or a folder of these.
         options: See :class:`~da_lightning.translation.linear_decay.LinearDecayTranslation`.
     """
@@ -113,6 +113,11 @@ class CycleGAN(LinearDecayTranslation):
             terms[f"real_{domain}"] = Term(gan_loss(real_score, REAL, self.gan), 0.5)
             terms[f"fake_{domain}"] = Term(gan_loss(fake_score, FAKE, self.gan), 0.5)
         yield "discriminator", terms
+
+    def on_train_start(self) -> None:
+        super().on_train_start()
+        for pool in self.pools.values():  # those of a checkpoint lie in the CPU's memory
+            pool.images = [image.to(self.device) for image in pool.images]
 
     # -- checkpoints -------------------------------------------------------------------------------------------------
 

@@ -17,11 +17,10 @@ class LinearDecayTranslation(TranslationModule):
 
     Args:
         decay_from: Iteration from which they fall; ``None`` is half of the training.
-        init_from: Weights to begin with, which the method itself loads.
         options: See :class:`~da_lightning.translation.module.TranslationModule`.
     """
 
-    def __init__(self, decay_from: int | None = None, init_from: str | None = None, **options: Any) -> None:
+    def __init__(self, decay_from: int | None = None, **options: Any) -> None:
         super().__init__(**options)
         self.decay_from = self.max_iters // 2 if decay_from is None else decay_from
 

@@ -1,6 +1,6 @@
 """MUNIT: Multimodal Unsupervised Image-to-Image Translation (Huang et al., ECCV 2018)."""
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Size, Tensor, nn
@@ -46,29 +46,27 @@ class MUNIT(LatentTranslation):
         self.load_initial(init_from)
 
     def encode_style(self, image: Tensor, domain: Domain) -> Tensor:
-        return self.generators[domain].style_encoder(image)
+        return self._generator(domain).style_encoder(image)
 
     def generate(self, image: Tensor, to: Domain, style: Tensor | None) -> Tensor:
-        return self.generators[to].decode(self.generators[other(to)].content_encoder(image), style)
+        assert style is not None
+        return self._generator(to).decode(self._generator(other(to)).content_encoder(image), style)
 
     def forward_pass(self, images: Images) -> Forward:
         drawn = {domain: self.noise(Size((len(images[domain]), self.style_dim))) for domain in DOMAINS}
-        contents = {domain: self.generators[domain].content_encoder(images[domain]) for domain in DOMAINS}
+        contents = {domain: self._generator(domain).content_encoder(images[domain]) for domain in DOMAINS}
         styles = {domain: self.encode_style(images[domain], domain) for domain in DOMAINS}
-        decoded = {
-            domain: self.generators[domain]
-            .decode(torch.cat((contents[domain], contents[other(domain)])), torch.cat((styles[domain], drawn[domain])))
-            .chunk(2)
-            for domain in DOMAINS
-        }
-        reconstructions, translations = ({domain: decoded[domain][i] for domain in DOMAINS} for i in range(2))
+        reconstructions, translations = {}, {}
+        for domain in DOMAINS:
+            both = torch.cat((contents[domain], contents[other(domain)])), torch.cat((styles[domain], drawn[domain]))
+            reconstructions[domain], translations[domain] = self._generator(domain).decode(*both).chunk(2)
         return Forward(contents, reconstructions, translations, styles, drawn)
 
     def latent_terms(self, images: Images, forward: Forward) -> dict[str, Term]:
         terms, contents = {}, {}
         for domain in DOMAINS:
             translation = forward.translations[domain]
-            contents[other(domain)] = self.generators[domain].content_encoder(translation)
+            contents[other(domain)] = self._generator(domain).content_encoder(translation)
             style = l1(self.encode_style(translation, domain), forward.drawn[domain])
             terms[f"style_{domain}"] = Term(style, self.style_weight)
         for domain in DOMAINS:
@@ -76,6 +74,9 @@ class MUNIT(LatentTranslation):
             content = l1(contents[domain], forward.codes[domain])
             terms[f"content_{domain}"] = Term(content, self.content_weight)
             if self.cycle_weight:
-                cycle = self.generators[domain].decode(contents[domain], forward.styles[domain])
+                cycle = self._generator(domain).decode(contents[domain], forward.styles[domain])
                 terms[f"cycle_{domain}"] = Term(l1(cycle, images[domain]), self.cycle_weight)
         return terms
+
+    def _generator(self, domain: Domain) -> MUNITGenerator:
+        return cast(MUNITGenerator, self.generators[domain])

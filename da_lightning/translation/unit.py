@@ -1,6 +1,6 @@
 """UNIT: Unsupervised Image-to-Image Translation Networks (Liu et al., NIPS 2017)."""
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -46,26 +46,28 @@ class UNIT(LatentTranslation):
         self.load_initial(init_from)
 
     def generate(self, image: Tensor, to: Domain, style: Tensor | None) -> Tensor:
-        return self.generators[to].decoder(self.generators[other(to)].encoder(image))
+        return self._generator(to).decoder(self._generator(other(to)).encoder(image))
 
     def forward_pass(self, images: Images) -> Forward:
-        codes = {domain: self.generators[domain].encoder(images[domain]) for domain in DOMAINS}
+        codes = {domain: self._generator(domain).encoder(images[domain]) for domain in DOMAINS}
         noisy = {domain: codes[domain] + self.noise(codes[domain].shape) for domain in DOMAINS}
-        decoded = {
-            domain: self.generators[domain].decoder(torch.cat((noisy[domain], noisy[other(domain)]))).chunk(2)
-            for domain in DOMAINS
-        }
-        reconstructions, translations = ({domain: decoded[domain][i] for domain in DOMAINS} for i in range(2))
+        reconstructions, translations = {}, {}
+        for domain in DOMAINS:
+            decoded = self._generator(domain).decoder(torch.cat((noisy[domain], noisy[other(domain)])))
+            reconstructions[domain], translations[domain] = decoded.chunk(2)
         return Forward(codes, reconstructions, translations, {}, {})
 
     def latent_terms(self, images: Images, forward: Forward) -> dict[str, Term]:
         terms = {f"kl_{domain}": Term(mean_square(forward.codes[domain]), self.kl_weight) for domain in DOMAINS}
         if not (self.cycle_weight or self.cycle_kl_weight):
             return terms
-        codes = {other(domain): self.generators[domain].encoder(forward.translations[domain]) for domain in DOMAINS}
+        codes = {other(domain): self._generator(domain).encoder(forward.translations[domain]) for domain in DOMAINS}
         for domain, code in codes.items():
             terms[f"cycle_kl_{domain}"] = Term(mean_square(code), self.cycle_kl_weight)
             if self.cycle_weight:
-                cycle = self.generators[domain].decoder(code + self.noise(code.shape))
+                cycle = self._generator(domain).decoder(code + self.noise(code.shape))
                 terms[f"cycle_{domain}"] = Term(l1(cycle, images[domain]), self.cycle_weight)
         return terms
+
+    def _generator(self, domain: Domain) -> UNITGenerator:
+        return cast(UNITGenerator, self.generators[domain])

@@ -129,7 +129,9 @@ def by_hand(module: CycleGAN, content: list[Batch], gan) -> None:
         source, target = batch["source"]["image"], batch["target"]["image"]
         fake_target, fake_source = into_target(source), into_source(target)
         loss = gan(judge_target(fake_target), 1.0) + gan(judge_source(fake_source), 1.0)
-        loss = loss + 10 * F.l1_loss(into_source(fake_target), source) + 10 * F.l1_loss(into_target(fake_source), target)
+        loss = (
+            loss + 10 * F.l1_loss(into_source(fake_target), source) + 10 * F.l1_loss(into_target(fake_source), target)
+        )
         loss = loss + 5 * F.l1_loss(into_source(source), source) + 5 * F.l1_loss(into_target(target), target)
         generators.zero_grad()
         loss.backward()

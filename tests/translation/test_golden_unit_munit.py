@@ -109,8 +109,8 @@ class Norms(L.Callback):
         self.norms.append({name: p.detach().double().norm().item() for name, p in pl_module.named_parameters()})
 
 
-# Where a gradient is smaller than its rounding error (for one element in 50,000, here), Adam's first step goes either way,
-# and float32 cannot tell which way the recording's went; float64 does not add errors of its own.
+# Where a gradient is below its rounding error (one element in 50,000, here), Adam's first step goes either way, and
+# float32 cannot tell which way the recording's went; float64 does not add errors of its own.
 @pytest.mark.parametrize(("precision", "atol"), [("32-true", 2e-6), ("64-true", 0)])
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_training(file: Path, precision: Any, atol: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

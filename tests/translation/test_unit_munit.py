@@ -89,7 +89,6 @@ def test_white_images_do_no_harm(kind: type[LatentTranslation], options: dict, p
         assert parameter.isfinite().all(), name
         assert not name.endswith("weight") or not torch.equal(parameter, before[name]), name
     squares = [state["exp_avg_sq"].max() for optimizer in fit.optimizers for state in optimizer.state.values()]
-    print("MAXSQ", max(squares))
     assert max(squares) < 1e6  # a single gradient of 1e14 would stop Adam for a thousand iterations
 
 
@@ -128,7 +127,7 @@ def test_images_that_cannot_be_trained_on(shapes: tuple) -> None:
         next(built(UNIT).updates({"source": {"image": source}, "target": {"image": target}}))
 
 
-# -- numbers of parameters, shared layers --------------------------------------------------------------------------------
+# -- numbers of parameters, shared layers ------------------------------------------------------------------------------
 
 
 def count(network: torch.nn.Module) -> int:
@@ -172,7 +171,7 @@ def test_shared_layers_stay_shared_in_checkpoints(tmp_path: Path) -> None:
         built(UNIT, init_from=str(apart), **PAPER)
 
 
-# -- weight files ----------------------------------------------------------------------------------------------------------
+# -- weight files ------------------------------------------------------------------------------------------------------
 
 
 def official(module: LatentTranslation) -> dict[str, dict[str, dict[str, Tensor]]]:
@@ -236,7 +235,7 @@ def test_files_that_do_not_fit(tmp_path: Path) -> None:
         built(MUNIT, init_from=str(file))
 
 
-# -- perceptual term ---------------------------------------------------------------------------------------------------------
+# -- perceptual term ---------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

@@ -123,7 +123,10 @@ class UpsampleConv(nn.Conv2d):
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__(in_channels, out_channels, 5)
         # Which of the five taps fall on the pixel before, on and after: for even outputs, for odd ones.
-        even, odd = [[1, 1, 0, 0, 0], [0, 0, 1, 1, 0], [0, 0, 0, 0, 1]], [[1, 0, 0, 0, 0], [0, 1, 1, 0, 0], [0, 0, 0, 1, 1]]
+        even, odd = (
+            [[1, 1, 0, 0, 0], [0, 0, 1, 1, 0], [0, 0, 0, 0, 1]],
+            [[1, 0, 0, 0, 0], [0, 1, 1, 0, 0], [0, 0, 0, 1, 1]],
+        )
         taps = torch.tensor([even, odd], dtype=torch.float32)
         folding = torch.einsum("pay,qbx->yxpqab", taps, taps).reshape(25, 36)
         self.register_buffer("folding", folding, persistent=False)

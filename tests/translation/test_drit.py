@@ -7,7 +7,6 @@ import pytest
 import torch
 from tiny_runs import assert_same, assert_same_training, trainer
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from da_lightning.errors import CheckpointError, UserError

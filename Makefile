@@ -31,3 +31,4 @@ lint: install  ## ruff and mypy
 bench: install  ## speed ratios, side by side in one run
 	$(BIN)/python -m benchmarks.pseudo_labels
 	$(BIN)/python -m benchmarks.channels_last
+	$(BIN)/python -m benchmarks.munit_step

@@ -62,7 +62,9 @@ class TranslationModule(AdversarialModule):
         self.discriminator_options = discriminator_optimizer or optimizer
         self.metrics, self._compared_by = metrics or (), (features, features_from)
         self._networks: dict[Metric, nn.Module] = {}
-        self.score_names: dict[str, str] = {metric: score_name(metric, features, features_from) for metric in self.metrics}
+        self.score_names: dict[str, str] = {
+            metric: score_name(metric, features, features_from) for metric in self.metrics
+        }
         self.objective = f"target/{self.score_names.get('fid', 'cycle_l1')}"
 
     # -- what a method says ------------------------------------------------------------------------------------------

@@ -34,7 +34,7 @@ class ConvBlock(nn.Module):
         self.conv = (
             UpsampleConv(in_channels, out_channels)
             if upsample
-            else nn.Conv2d(in_channels, out_channels, kernel, stride, (kernel - 1) // 2, padding_mode="reflect")
+            else ReflectConv(in_channels, out_channels, kernel, stride, (kernel - 1) // 2, padding_mode="reflect")
         )
         self.norm = LayerNorm(out_channels) if norm == "layer" else None
         self.is_instance_normed = norm == "instance"
@@ -109,6 +109,23 @@ def instance_norm(x: Tensor, affine: Tensor | None = None) -> Tensor:
             None if shift is None else shift.to(x.dtype).flatten(),
         )
     return normed.reshape(x.shape).to(memory_format=_layout(x))
+
+
+class ReflectConv(nn.Conv2d):
+    """A convolution under reflect padding that keeps its input for the backward pass, not a padded copy as well."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        sides = self._reversed_padding_repeated_twice
+        padded = F.pad(x, sides, mode="reflect")
+
+        def pack(saved: Tensor) -> Tensor | None:
+            return None if saved.data_ptr() == padded.data_ptr() else saved
+
+        def unpack(kept: Tensor | None) -> Tensor:
+            return F.pad(x, sides, mode="reflect") if kept is None else kept
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
+            return F.conv2d(padded, self.weight, self.bias, self.stride)
 
 
 class UpsampleConv(nn.Conv2d):

@@ -6,7 +6,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from da_lightning.errors import UserError
-from da_lightning.translation.networks.blocks import LayerNorm, UpsampleConv, initialise, instance_norm
+from da_lightning.translation.networks.blocks import (
+    LayerNorm,
+    ReflectConv,
+    UpsampleConv,
+    initialise,
+    instance_norm,
+)
 from da_lightning.translation.networks.discriminators import MultiScaleDiscriminator
 
 
@@ -30,6 +36,18 @@ def test_folded_upsampling_equals_the_plain_one(size: tuple[int, int], layout: t
     expected = upsampled_then_convolved(*inputs)
     torch.testing.assert_close(conv(x), expected)
     torch.testing.assert_close(gradients(conv(x), *inputs), gradients(expected, *inputs))
+
+
+def test_reflect_padding_that_is_not_kept_has_the_gradients_of_torchs_own() -> None:
+    torch.manual_seed(0)
+    ours = ReflectConv(2, 3, 4, 2, 1, padding_mode="reflect").double()
+    theirs = torch.nn.Conv2d(2, 3, 4, 2, 1, padding_mode="reflect").double()
+    theirs.load_state_dict(ours.state_dict())
+    x = torch.randn(2, 2, 6, 8, dtype=torch.double, requires_grad=True)
+    found, expected = ours(x), theirs(x)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(gradients(found, x, *ours.parameters()), gradients(expected, x, *theirs.parameters()))
+    assert torch.autograd.gradgradcheck(ours, x)
 
 
 def test_folded_upsampling_in_single_precision() -> None:

@@ -117,9 +117,10 @@ class ReflectConv(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         sides = self._reversed_padding_repeated_twice
         padded = F.pad(x, sides, mode="reflect")
+        address = padded.data_ptr()  # the graph holds on to ``pack``, and so must not find the copy there
 
         def pack(saved: Tensor) -> Tensor | None:
-            return None if saved.data_ptr() == padded.data_ptr() else saved
+            return None if saved.data_ptr() == address else saved
 
         def unpack(kept: Tensor | None) -> Tensor:
             return F.pad(x, sides, mode="reflect") if kept is None else kept

@@ -6,8 +6,8 @@ checkpoint=     one of ours, like a run's checkpoints/last.ckpt
 input=          an image, or a folder of images at any depth
 output=         a folder that is new or empty; names are those of the input
 overwrite=true  write into a folder that has something in it
-image_size=     shorter side to resize images to; left out, they stay as they are
-batch_size=     images of one size that go through the network together (8; segmentation: 1)
+image_size=     shorter side to resize images to; left out, they stay as they are (re-identification: as in training)
+batch_size=     images of one size that go through the network together (8; segmentation: 1; re-identification: 32)
 
 An input that has labels becomes a labelled set of the same layout. It has them
   - as a folder with images/ and labels/ in it,
@@ -24,6 +24,12 @@ gif=true              the steps as an animation instead
 seed=0                of random styles
 
 Segmentation writes labels/ (class ids) and overlays/ (their colours over the image).
+
+Re-identification ranks a gallery for each image: rankings.csv, and rankings.html, a page with thumbnails
+gallery=              an image, or a folder of images at any depth
+best=10               gallery images for each query
+rerank=true           order by k-reciprocal re-ranked distances
+shown=100             queries on the page
 
 Labelled day in the style of dusk, and a segmentation trained on it:
 
@@ -91,11 +97,12 @@ def predict(
 
     source, folder = Path(input).expanduser(), Path(output).expanduser()
     given_labels = Path(labels).expanduser() if labels else None
+    others = [Path(path).expanduser() for path in (labels, options.get("gallery")) if path]
     module = load_method(checkpoint)
     kind = _predictor(module)
     predictor = kind(**checked_arguments(kind, options, "predict"))
     inputs = find_inputs(source, list_file, given_labels)
-    _check_output(folder, overwrite, [source, *([given_labels] if given_labels else [])])
+    _check_output(folder, overwrite, [source, *others])
     module = module.eval().to("cuda" if torch.cuda.is_available() else "cpu")
     rows = predictor(module, inputs, folder)
     if list_file is not None:
@@ -138,12 +145,15 @@ def load_method(checkpoint: str | Path) -> "AdaptationModule":
 
 
 def _predictor(module: "AdaptationModule") -> type:
+    from da_lightning.reid.module import ReidModule
+    from da_lightning.reid.predict import Rank
     from da_lightning.segmentation.module import SegmentationModule
     from da_lightning.segmentation.predict import Segment
     from da_lightning.translation.module import TranslationModule
     from da_lightning.translation.predict import Translate
 
-    for family, kind in ((TranslationModule, Translate), (SegmentationModule, Segment)):
+    kinds = ((TranslationModule, Translate), (SegmentationModule, Segment), (ReidModule, Rank))
+    for family, kind in kinds:
         if isinstance(module, family):
             return kind
     raise UserError(f"{type(module).__name__} is of a family that cannot predict on files yet.")

@@ -1,6 +1,7 @@
 """The front door: ``python -m da_lightning.run method=cbst data=toy_streets``.
 
-Composes the options under ``conf/``, then trains and tests; :mod:`da_lightning.session` does the work.
+Composes the options under ``conf/``, then trains and tests; :mod:`da_lightning.stages` and
+:mod:`da_lightning.session` do the work.
 """
 
 import os
@@ -40,11 +41,11 @@ def run(cfg: DictConfig) -> float | None:
         missing = sorted(_missing_keys(OmegaConf.to_container(cfg)))
         if missing:
             raise UserError(f"{', '.join(missing)} must be set: add {missing[0]}=... to the command.")
-        from da_lightning.session import train_and_test
+        from da_lightning.stages import train_in_stages
 
         hydra_cfg = HydraConfig.get()
         choices = hydra_cfg.runtime.choices
-        return train_and_test(cfg, Path(hydra_cfg.runtime.output_dir), choices["method"], choices["data"])
+        return train_in_stages(cfg, Path(hydra_cfg.runtime.output_dir), choices["method"], choices["data"])
     except (UserError, OmegaConfBaseException) as error:
         raise CompactHydraException(f"error: {_sentence(error)}") from None
 

@@ -1,13 +1,14 @@
 """Runs of a second: their options, their pieces without the front door, and the real command."""
 
 import hashlib
+import importlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import numpy as np
 import torch
 from hydra import compose, initialize_config_dir
 from lightning.pytorch.callbacks import ModelCheckpoint
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 import da_lightning
 from da_lightning.config import CONF_DIR
@@ -50,7 +51,10 @@ SMALLEST = {
     "segmentation": (*SEGMENTATION_DATA, "network@method.network=light", "method.network.width=8"),
     "translation": SHOES,
 }
-"""By family: data and networks that train in a blink."""
+"""By family: data and networks that train in a blink; for people see :func:`people`."""
+
+PEOPLE = {"persons": 4, "cameras": 2, "images_per_camera": 2, "distractors": 1, "junk": 1, "size": "[32,32]"}
+"""Of every set of drawn people: four images of each person."""
 
 SHORTEST = {
     "max_iters": 6,
@@ -70,6 +74,11 @@ SHORTEST = {
     "content_layers": 0,
     "content_iters": 1,
     "critic_steps": 2,
+    "siamese_width": 8,
+    "generator_every": 1,
+    "embedding_size": 8,
+    "neighbours": 3,
+    "neighbours_from": 1,
 }
 """Options that say how long and how large, as far as a method has them: three epochs of two iterations."""
 
@@ -86,12 +95,33 @@ def digits() -> tuple[str, ...]:
     return (f"data.root={folder}", "data.image_size=[32,32]", "data.batch_size=2", "data.iterations_per_epoch=2")
 
 
+def people(data: DictConfig) -> tuple[str, ...]:
+    """Options of pairs of drawn people; none for other pairs."""
+
+    def sets(node: DictConfig, place: str) -> Iterator[str]:
+        if node.get("_target_", "").endswith(".ToyPeople"):
+            yield from (f"{place}.{key}={value}" for key, value in PEOPLE.items())
+        for key in node:
+            if not OmegaConf.is_interpolation(node, key) and isinstance(node[key], DictConfig):
+                yield from sets(node[key], f"{place}.{key}")
+
+    found = tuple(sets(data, "data"))
+    cameras = ("data.cameras=[1,2]",) if "cameras" in data else ()
+    sizes = ("data.image_size=[32,32]", "data.batch_size=2", "data.eval_batch_size=8", "data.iterations_per_epoch=2")
+    return (*found, *sizes, *cameras) if found else ()
+
+
 def tiny(method: str) -> list[str]:
-    """Overrides that make ``method`` three epochs long and small, without any logger but csv."""
-    options = composed(f"method={method}").method
-    data = digits() if "num_classes" in options else SMALLEST[options._target_.split(".")[1]]
-    lengths = [f"method.{key}={value}" for key, value in SHORTEST.items() if key in options]
-    return [*data, *lengths, "trainer=cpu", "logger=csv", "callbacks.progress=null"]
+    """Overrides that make ``method``, and the stages before it, three epochs long and small; no logger but csv."""
+    cfg = composed(f"method={method}")
+    data = digits() if "num_classes" in cfg.method else people(cfg.data) or SMALLEST[cfg.method._target_.split(".")[1]]
+    nodes = {"method": cfg.method} | {f"stages.{name}.method": stage.method for name, stage in cfg.stages.items()}
+    lengths = [
+        f"{place}.{key}={value}" for place, node in nodes.items() for key, value in SHORTEST.items() if key in node
+    ]
+    widths = ["method.backbone.width=8"] if "backbone" in cfg.method else []
+    batches = [f"stages.{name}.data.{key}=2" for name in cfg.stages for key in ("batch_size", "iterations_per_epoch")]
+    return [*data, *lengths, *widths, *batches, "trainer=cpu", "logger=csv", "callbacks.progress=null"]
 
 
 def write_digits(folder: Path, size: int = 28) -> Path:
@@ -203,19 +233,20 @@ class Poison(L.Callback):
 
 
 class Kill(L.Callback):
-    """Kills its process where the environment says so: ``KILL="iteration 4"`` or ``KILL="label 9"`` (on writing it)."""
+    """Kills its process where the environment says so: ``KILL="iteration 4"``, or on writing, ``KILL="label 9"``."""
+
+    WRITERS = {"label": "da_lightning.segmentation.self_training", "translation": "da_lightning.reid.translated"}
 
     def __init__(self) -> None:
         self.what, _, count = os.environ.get("KILL", "never 0").partition(" ")
         self.count = int(count)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if self.what == "label":
-            from da_lightning.segmentation import self_training
+        if self.what in self.WRITERS:
+            module = importlib.import_module(self.WRITERS[self.what])
+            self.write, module.write_png = module.write_png, self._write
 
-            self.write, self_training.write_png = self_training.write_png, self._write_label
-
-    def _write_label(self, *arguments: Any) -> None:
+    def _write(self, *arguments: Any) -> None:
         self.count -= 1
         if self.count == 0:
             os.kill(os.getpid(), signal.SIGKILL)

@@ -9,8 +9,8 @@ from omegaconf import OmegaConf
 def unfinished_stamp(arguments: Sequence[str], root: Path = Path()) -> str | None:
     """Stamp of the newest run, or sweep, that these command-line arguments began; ``None`` begins a new one.
 
-    A run counts as unfinished while it has a checkpoint and no ``metrics.json``. A sweep is taken up again in any case:
-    its finished jobs are skipped.
+    A run counts as unfinished while it, or a stage of it, has a checkpoint and it has no ``metrics.json``. A sweep is
+    taken up again in any case: its finished jobs are skipped.
     """
     if "resume=auto" not in arguments:
         return None
@@ -24,7 +24,8 @@ def unfinished_stamp(arguments: Sequence[str], root: Path = Path()) -> str | Non
 def _runs(root: Path) -> Iterator[tuple[Path, list[str]]]:
     for file in root.glob("outputs/*/*/*/.hydra/overrides.yaml"):
         folder = file.parent.parent
-        if (folder / "checkpoints" / "last.ckpt").is_file() and not (folder / "metrics.json").is_file():
+        has_begun = any(any(folder.glob(f"{stage}checkpoints/last.ckpt")) for stage in ("", "*/"))
+        if has_begun and not (folder / "metrics.json").is_file():
             yield folder, list(OmegaConf.load(file))
 
 

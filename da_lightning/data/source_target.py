@@ -27,8 +27,8 @@ class SourceTargetDataModule(L.LightningDataModule):
         batch_size: Source and target samples in a batch *on each device*.
         target_batch_size: Target samples, if other than ``batch_size``.
         eval_batch_size: Samples in a validation or test batch.
-        mode: Length of an epoch: until the larger domain (``max_size_cycle``) or the smaller one (``min_size``) is
-            used up.
+        mode: Length of an epoch: until the larger domain (``max_size_cycle``), the smaller one (``min_size``) or the
+            ``source`` is used up.
         iterations_per_epoch: Length of an epoch in batches; ``None`` leaves it to ``mode``.
         num_workers: Loader processes of each domain; the samples do not depend on their number.
         pin_memory: Page-locked batches, for GPUs.
@@ -44,7 +44,7 @@ class SourceTargetDataModule(L.LightningDataModule):
         batch_size: int = 1,
         target_batch_size: int | None = None,
         eval_batch_size: int = 1,
-        mode: Literal["max_size_cycle", "min_size"] = "max_size_cycle",
+        mode: Literal["max_size_cycle", "min_size", "source"] = "max_size_cycle",
         iterations_per_epoch: int | None = None,
         num_workers: int = 0,
         pin_memory: bool = False,
@@ -105,20 +105,21 @@ class SourceTargetDataModule(L.LightningDataModule):
         """Batches in an epoch, on each device."""
         if self.iterations_per_epoch:
             return self.iterations_per_epoch
-        batches = [
-            len(cast(Sized, dataset)) // (self.batch_sizes[name] * self._world_size)
+        batches = {
+            name: len(cast(Sized, dataset)) // (self.batch_sizes[name] * self._world_size)
             for name, dataset in (("source", self.source), ("target", self.target))
-        ]
-        return max(1, max(batches) if self.mode == "max_size_cycle" else min(batches))
+        }
+        if self.mode == "source":
+            return max(1, batches["source"])
+        return max(1, max(batches.values()) if self.mode == "max_size_cycle" else min(batches.values()))
 
     def train_dataloader(self) -> CombinedLoader:
         """Both domains, of equal length by construction (so ``min_size`` cuts nothing)."""
         length = self.epoch_length()
         loaders = {}
         for name, dataset in (("source", self.source), ("target", self.target)):
-            size, batch = len(cast(Sized, dataset)), self.batch_sizes[name]
-            seed = 2 * self.seed + (name == "target")
-            self._samplers[name] = PassSampler(size, length * batch, seed, self._rank, self._world_size)
+            batch = self.batch_sizes[name]
+            self._samplers[name] = self.training_sampler(name, len(cast(Sized, dataset)), length * batch)
             loaders[name] = self._loader(dataset, batch, self._samplers[name])
         self.source_share = self._source_share
         log.info(
@@ -129,6 +130,10 @@ class SourceTargetDataModule(L.LightningDataModule):
             self._world_size,
         )
         return CombinedLoader(loaders, "min_size")
+
+    def training_sampler(self, name: str, size: int, length: int) -> PassSampler:
+        """What draws ``length`` of the ``size`` samples of source or target in an epoch, on this rank."""
+        return PassSampler(size, length, 2 * self.seed + (name == "target"), self._rank, self._world_size)
 
     def val_dataloader(self) -> list[DataLoader]:
         return [self.ordered_loader(dataset) for dataset in self.validations.values()]

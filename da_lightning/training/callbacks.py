@@ -67,7 +67,8 @@ class KeepSourceOnly(L.Callback):
 class ChannelsLast(L.Callback):
     """Stores convolution weights channels-last: same numbers up to rounding, often faster convolutions."""
 
-    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+    # Not in setup, which comes before that of modules that take sizes from the data.
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         pl_module.to(memory_format=torch.channels_last)
 
 
@@ -91,7 +92,7 @@ class Pictures(L.Callback):
         if trainer.is_global_zero and trainer.is_last_batch and is_due:
             for domain, sample in batch.items():
                 columns = module.pictures({key: value[: self.count] for key, value in sample.items()}, domain)
-                self._write(trainer, f"train_{domain}", columns, module.iteration)
+                write_picture(trainer, f"train_{domain}", _rows(columns), len(columns), module.iteration)
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._tests = {}
@@ -123,16 +124,27 @@ class Pictures(L.Callback):
                 columns = [torch.cat(column) for column in zip(*batches, strict=True)]
                 # The weights that adaptation began from are tested too, and must not pass for the result.
                 prefix = "source_only" if Path(trainer.ckpt_path or "").stem == "source_only" else "test"
-                self._write(trainer, f"{prefix}_{name}", columns, cast(AdaptationModule, pl_module).iteration)
+                iteration = cast(AdaptationModule, pl_module).iteration
+                write_picture(trainer, f"{prefix}_{name}", _rows(columns), len(columns), iteration)
 
-    def _write(self, trainer: L.Trainer, name: str, columns: list[Tensor], iteration: int) -> None:
-        rows = torch.stack([column.float().cpu() / 255 for column in columns], dim=1).flatten(0, 1)
-        file = Path(trainer.default_root_dir) / "pictures" / f"{name}.png"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        grid = make_grid(rows, nrow=len(columns), padding=2, pad_value=1.0)
-        save_image(grid, file)
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                logger.log_image(key=f"pictures/{name}", images=[str(file)])
-            elif isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_image(f"pictures/{name}", grid, iteration)
+
+def write_picture(trainer: L.Trainer, name: str, rows: Tensor, columns: int, iteration: int) -> None:
+    """Write a grid of images to ``pictures/<name>.png`` of the run and send it to loggers that take images.
+
+    Args:
+        rows: float RGB [N, 3, H, W] in 0..1, row after row.
+        columns: Images in a row.
+    """
+    file = Path(trainer.default_root_dir) / "pictures" / f"{name}.png"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    grid = make_grid(rows, nrow=columns, padding=2, pad_value=1.0)
+    save_image(grid, file)
+    for logger in trainer.loggers:
+        if isinstance(logger, WandbLogger):
+            logger.log_image(key=f"pictures/{name}", images=[str(file)])
+        elif isinstance(logger, TensorBoardLogger):
+            logger.experiment.add_image(f"pictures/{name}", grid, iteration)
+
+
+def _rows(columns: list[Tensor]) -> Tensor:
+    return torch.stack([column.float().cpu() / 255 for column in columns], dim=1).flatten(0, 1)

@@ -74,7 +74,9 @@ def check_resumable(path: str | Path, content: Mapping[str, Any], module: nn.Mod
     saved, own = (
         {name: value.shape for name, value in state.items()} for state in (content["state_dict"], module.state_dict())
     )
-    if differing := [name for name in saved | own if saved.get(name) != own.get(name)]:
+    late = getattr(module, "made_in_setup", ())
+    known = [name for name in saved | own if name in own or not name.startswith(late)]
+    if differing := [name for name in known if saved.get(name) != own.get(name)]:
         raise CheckpointError(
             f"{path} is from another method or network ({len(differing)} entries differ, {differing[0]} for one): "
             "give the options that it was trained with, or begin a new run."

@@ -59,6 +59,9 @@ class AdaptationModule(L.LightningModule):
     objective: str | None = None
     """The test score that stands for all."""
 
+    made_in_setup: tuple[str, ...] = ()
+    """How the names of weights begin that ``setup`` makes, where their sizes come from the data."""
+
     def __init__(self, max_iters: int, accumulate: int = 1, seed: int = 0) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -118,6 +121,7 @@ class AdaptationModule(L.LightningModule):
             self.manual_backward(loss / self.accumulate)
             if is_last:
                 optimizers[name].step()
+                optimizers[name].zero_grad()  # now, not at the next step: the other players need the memory
             self._log_terms(name, terms, loss)
         # Here and not at the epoch's end: a checkpoint written on the last batch would miss the step.
         for schedule in _as_list(self.lr_schedulers()):

@@ -15,7 +15,7 @@ from rich.table import Table
 
 Scores = Mapping[str, float]
 
-_SHARE = re.compile(r"(miou|iou|accuracy|map|rank\d+)(/|$)")
+_SHARE = re.compile(r"(miou|iou|accuracy|(reranked_)?(map|map_trapezoid|rank\d+))(/|$)")
 
 
 def write_metrics(file: Path, summary: Mapping[str, Any]) -> None:

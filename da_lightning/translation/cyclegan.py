@@ -26,6 +26,9 @@ from da_lightning.translation.weights import load_weights
 
 FAKE, REAL = 0.0, 1.0
 
+Images = dict[Domain, Tensor]
+"""By domain."""
+
 
 class CycleGAN(LinearDecayTranslation):
     """A generator into each domain, held to be the other's inverse, and a patch discriminator of each domain.
@@ -89,30 +92,43 @@ class CycleGAN(LinearDecayTranslation):
 
     def updates(self, batch: dict[str, dict[str, Tensor]]) -> Iterator[tuple[str, dict[str, Term]]]:
         real = self.images(batch)
-        fake, terms = {}, {}
-        for domain in DOMAINS:
-            if self.identity_weight:
+        fake, terms = self.generator_terms(real)
+        yield "generator", terms
+        yield "discriminator", self.discriminator_terms(real, fake)
+
+    def fakes(self, real: Images) -> Images:
+        """Translations by the domain that they are in."""
+        return {domain: self.generators[domain](real[other(domain)]) for domain in DOMAINS}
+
+    def generator_terms(self, real: Images) -> tuple[Images, dict[str, Term]]:
+        """The translations of ``real``, and what the generators minimise."""
+        terms: dict[str, Term] = {}
+        if self.identity_weight:
+            fake: Images = {}
+            for domain in DOMAINS:
                 # One call for both, which norms over single samples do not notice.
                 both = self.generators[domain](torch.cat([real[other(domain)], real[domain]]))
                 fake[domain], same = both.chunk(2)
                 terms[f"identity_{domain}"] = Term(l1(same, real[domain]), self.identity_weight)
-            else:
-                fake[domain] = self.generators[domain](real[other(domain)])
+        else:
+            fake = self.fakes(real)
         for domain in DOMAINS:
             cycle = self.generators[domain](fake[other(domain)])
             terms[f"cycle_{domain}"] = Term(l1(cycle, real[domain]), self.cycle_weight)
             with frozen(self.discriminators):
                 score = self.discriminators[domain](fake[domain])
             terms[f"adversarial_{domain}"] = Term(gan_loss(score, REAL, self.gan))
-        yield "generator", terms
+        return fake, terms
 
+    def discriminator_terms(self, real: Images, fake: Images) -> dict[str, Term]:
+        """What the discriminators minimise; ``fake`` gets no gradient and goes through the pools."""
         terms = {}
         for domain in DOMAINS:
             shown = self.pools[domain].swap(fake[domain].detach())
             real_score, fake_score = self.discriminators[domain](torch.cat([real[domain], shown])).chunk(2)
             terms[f"real_{domain}"] = Term(gan_loss(real_score, REAL, self.gan), 0.5)
             terms[f"fake_{domain}"] = Term(gan_loss(fake_score, FAKE, self.gan), 0.5)
-        yield "discriminator", terms
+        return terms
 
     def on_train_start(self) -> None:
         super().on_train_start()

@@ -15,7 +15,7 @@ from torchvision.transforms.v2 import functional as TF
 from da_lightning.data.samplers import Draw
 from da_lightning.data.source_target import SourceTargetDataModule
 from da_lightning.errors import DataError
-from da_lightning.translation.datasets import AlignedImages, ImageDataset
+from da_lightning.translation.datasets import AlignedImages, Images
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ Interpolation = Literal["bilinear", "bicubic"]
 
 
 class UnpairedImages(SourceTargetDataModule):
-    """Images are float32 RGB in [-1, 1]; source, test and validation images may have a ``label`` (int64).
+    """Images are float32 RGB in [-1, 1]; what else items have (``label``, ``domain``, ...) is handed on.
 
     Source and target are drawn and augmented independently of each other; test images are resized alone.
 
@@ -50,10 +50,10 @@ class UnpairedImages(SourceTargetDataModule):
 
     def __init__(
         self,
-        source: ImageDataset,
-        target: ImageDataset,
-        tests: dict[Literal["source", "target"], ImageDataset] | None = None,
-        validations: dict[str, ImageDataset] | None = None,
+        source: Images,
+        target: Images,
+        tests: dict[Literal["source", "target"], Images] | None = None,
+        validations: dict[str, Images] | None = None,
         image_size: int | Size | None = 256,
         target_image_size: int | Size | None = None,
         crop_size: Size | None = (256, 256),
@@ -89,7 +89,7 @@ class UnpairedImages(SourceTargetDataModule):
         tell_of_pairs(source, target)
 
 
-def tell_of_pairs(source: ImageDataset, target: ImageDataset) -> None:
+def tell_of_pairs(source: Images, target: Images) -> None:
     """Say whether halves of one aligned file are in both domains."""
     if isinstance(source, AlignedImages) and isinstance(target, AlignedImages):
         shared = {path for _, path in source.files} & {path for _, path in target.files}
@@ -157,7 +157,7 @@ class Augmentation:
 class View(Dataset[Sample]):
     """A data set as a loader sees it."""
 
-    def __init__(self, dataset: ImageDataset, resize: Resize) -> None:
+    def __init__(self, dataset: Images, resize: Resize) -> None:
         self.dataset, self.resize = dataset, resize
 
     def __len__(self) -> int:
@@ -179,7 +179,7 @@ class View(Dataset[Sample]):
 class TrainingView(View):
     """Resized and augmented images, addressed by (index, augmentation seed)."""
 
-    def __init__(self, dataset: ImageDataset, resize: Resize, augment: Augmentation, cache: bool = False) -> None:
+    def __init__(self, dataset: Images, resize: Resize, augment: Augmentation, cache: bool = False) -> None:
         super().__init__(dataset, resize)
         self.augment = augment
         self._cache: dict[int, Sample] | None = {} if cache else None

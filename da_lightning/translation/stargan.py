@@ -26,7 +26,8 @@ class StarGAN(LinearDecayTranslation):
     dealt out among the domains of its batch.
 
     Args:
-        num_domains: Samples may carry ``domain`` int64 [B]; without, the source is domain 0 and the target 1.
+        num_domains: Samples may carry ``domain`` int64 [B]; without, the source is domain 0 and the target 1. ``None``
+            leaves the networks to :meth:`build`.
         width: Channels of the generator's first layer.
         residuals: Residual blocks of the generator.
         discriminator_width, discriminator_layers, class_kernel: See
@@ -44,12 +45,12 @@ class StarGAN(LinearDecayTranslation):
 
     def __init__(
         self,
-        num_domains: int = 2,
+        num_domains: int | None = 2,
         width: int = 64,
         residuals: int = 6,
         discriminator_width: int = 64,
         discriminator_layers: int = 6,
-        class_kernel: int = 2,
+        class_kernel: int | tuple[int, int] = 2,
         classification_weight: float = 1.0,
         reconstruction_weight: float = 10.0,
         penalty_weight: float = 10.0,
@@ -66,10 +67,18 @@ class StarGAN(LinearDecayTranslation):
             )
         self.classification_weight, self.reconstruction_weight = classification_weight, reconstruction_weight
         self.penalty_weight, self.critic_steps = penalty_weight, critic_steps
-        self.generator = StarGenerator(num_domains, width, residuals)
-        self.discriminator = StarDiscriminator(num_domains, discriminator_width, discriminator_layers, class_kernel)
-        if init_from:
-            self._load(Path(init_from))
+        self._sizes = (width, residuals), (discriminator_width, discriminator_layers, class_kernel)
+        self._init_from = init_from
+        if num_domains is not None:
+            self.build(num_domains)
+
+    def build(self, num_domains: int) -> None:
+        """Make the networks for so many domains, and begin from ``init_from``."""
+        of_generator, of_discriminator = self._sizes
+        self.generator = StarGenerator(num_domains, *of_generator)
+        self.discriminator = StarDiscriminator(num_domains, *of_discriminator)
+        if self._init_from:
+            self._load(Path(self._init_from))
 
     def players(self) -> dict[str, Player]:
         return {

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from da_lightning.errors import CheckpointError
 from da_lightning.training.checkpoints import read_checkpoint
+from da_lightning.training.weights import check_children
 
 logger = logging.getLogger(__name__)
 
@@ -28,17 +29,7 @@ def load_weights(module: nn.Module, path: str | Path, official: Callable[[Mappin
     """
     content = read_checkpoint(path)
     state = content["state_dict"] if isinstance(content.get("state_dict"), Mapping) else official(content)
-    children = {name.partition(".")[0] for name in state}
-    own = {name: value for name, value in module.state_dict().items() if name.partition(".")[0] in children}
-    missing = [name for name in own if name not in state]
-    surplus = [name for name in state if name not in own]
-    differing = [n for n in own if n in state and getattr(state[n], "shape", None) != own[n].shape]
-    if missing or surplus or differing or not own:
-        raise CheckpointError(
-            f"Expected weights of {type(module).__name__} in {path}, but the names do not fit (missing: "
-            f"{_some(missing)}; surplus: {_some(surplus)}; of another shape: {_some(differing)}); choose another file, "
-            "or the widths and numbers of layers that it was made with."
-        )
+    own = check_children(module, state, path)
     stored: dict[int, Tensor] = {}
     for name, value in own.items():  # layers that two networks share have a name in each
         if not state[name].equal(stored.setdefault(value.data_ptr(), state[name])):
@@ -47,7 +38,8 @@ def load_weights(module: nn.Module, path: str | Path, official: Callable[[Mappin
                 "to the number that it was trained with."
             )
     module.load_state_dict(state, strict=False)
-    logger.info("Loaded the %s of %s from %s.", " and the ".join(sorted(children)), type(module).__name__, path)
+    children = sorted({name.partition(".")[0] for name in own})
+    logger.info("Loaded the %s of %s from %s.", " and the ".join(children), type(module).__name__, path)
 
 
 _NVLABS: list[tuple[str, Any]] = [
@@ -86,8 +78,3 @@ def _renamed(name: str) -> str:
     for pattern, replacement in _NVLABS:
         name = re.sub(pattern, replacement, name)
     return name
-
-
-def _some(names: list[str], limit: int = 6) -> str:
-    rest = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return (", ".join(names[:limit]) or "none") + rest

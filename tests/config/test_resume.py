@@ -55,3 +55,12 @@ def test_a_sweep_is_taken_up_and_not_mixed_up_with_runs(tmp_path: Path) -> None:
     assert unfinished_stamp(["--multirun", *swept], tmp_path) == "2"
     assert unfinished_stamp(swept, tmp_path) == "1"
     assert unfinished_stamp(["-m", "method.portion=0.5,0.6", "resume=auto"], tmp_path) is None
+
+
+def test_a_run_that_was_stopped_in_a_stage_is_unfinished(tmp_path: Path) -> None:
+    run(tmp_path, "1", COMMAND, checkpoint=False)
+    assert unfinished_stamp(COMMAND, tmp_path) is None
+    stage = tmp_path / "outputs" / "cbst" / "toy_streets" / "1" / "translator" / "checkpoints"
+    stage.mkdir(parents=True)
+    (stage / "last.ckpt").touch()
+    assert unfinished_stamp(COMMAND, tmp_path) == "1"

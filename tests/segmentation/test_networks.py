@@ -16,7 +16,8 @@ from da_lightning.errors import CheckpointError, UserError
 from da_lightning.segmentation.networks.deeplab import DeepLabV2, DilatedHead
 from da_lightning.segmentation.networks.discriminator import OutputDiscriminator
 from da_lightning.segmentation.networks.vgg import DeepLabVGG16
-from da_lightning.segmentation.networks.weights import load_weights, read_state_dict
+from da_lightning.segmentation.networks.weights import load_weights
+from da_lightning.training.weights import read_state_dict
 
 BACKBONES = ["resnet18", "resnet50", "resnet101", "resnet101_caffe"]
 RATES = (6, 12, 18, 24)

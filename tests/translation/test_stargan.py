@@ -51,7 +51,7 @@ def test_shapes() -> None:
     assert StarGenerator(3, 4, 1)(image, torch.tensor([0, 2])).shape == image.shape
     realness, classes = StarDiscriminator(3, 4, layers=3)(image)
     assert (realness.shape, classes.shape) == ((2, 1, 4, 6), (2, 3))
-    with pytest.raises(UserError, match="at least 64 pixels .* found 32x48"):
+    with pytest.raises(UserError, match="at least 64x64 pixels .* found 32x48"):
         StarDiscriminator(3, 4, layers=5)(image)
 
 

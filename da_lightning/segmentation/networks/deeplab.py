@@ -6,7 +6,7 @@ from torchvision.models import ResNet, get_model, resnet101
 
 from da_lightning.errors import UserError
 from da_lightning.segmentation.networks.base import SegmentationNetwork
-from da_lightning.segmentation.networks.weights import load_pretrained
+from da_lightning.training.weights import load_pretrained
 
 BACKBONES = ("resnet18", "resnet50", "resnet101", "resnet101_caffe")
 HEADS = ("layer5.", "layer6.")  # official names: auxiliary head on layer3, main head on layer4

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from da_lightning.segmentation.networks.base import SegmentationNetwork
 from da_lightning.segmentation.networks.deeplab import DilatedHead, Normalise
-from da_lightning.segmentation.networks.weights import load_pretrained
+from da_lightning.training.weights import load_pretrained
 
 _POOL = (0, 0)
 _VGG = [(64, 1)] * 2 + [_POOL] + [(128, 1)] * 2 + [_POOL] + [(256, 1)] * 3 + [_POOL] + [(512, 1)] * 3  # width, dilation

@@ -1,9 +1,22 @@
 """What all data sets of images share."""
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from torch.utils.data import Dataset
+
+
+@runtime_checkable
+class Images(Protocol):
+    """What loaders ask of a data set: all that :class:`ImageDataset` has, which need not be its base."""
+
+    labelled: bool
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> dict[str, Any]: ...
+
+    def name(self, index: int, /) -> str: ...
 
 
 class ImageDataset(Dataset[dict[str, Any]], ABC):

@@ -44,13 +44,16 @@ class StarDiscriminator(nn.Module):
         num_domains: Classes.
         width: Channels of the first layer; they double with each layer.
         layers: Convolutions of stride 2.
-        class_kernel: Sides of the window of the maps that gives class logits; over larger maps they are averaged.
+        class_kernel: Side, or (height, width), of the window of the maps that gives class logits; over larger maps they
+            are averaged.
 
     Raises:
         UserError: An image too small for the window.
     """
 
-    def __init__(self, num_domains: int, width: int = 64, layers: int = 6, class_kernel: int = 2) -> None:
+    def __init__(
+        self, num_domains: int, width: int = 64, layers: int = 6, class_kernel: int | tuple[int, int] = 2
+    ) -> None:
         super().__init__()
         widths = [3, *(width * 2**layer for layer in range(layers))]
         self.trunk = nn.Sequential()
@@ -58,14 +61,15 @@ class StarDiscriminator(nn.Module):
             self.trunk.extend([nn.Conv2d(narrow, wide, 4, stride=2, padding=1), nn.LeakyReLU(0.01)])
         self.realness = nn.Conv2d(widths[-1], 1, 3, padding=1, bias=False)
         self.classes = nn.Conv2d(widths[-1], num_domains, class_kernel, bias=False)
-        self.smallest = class_kernel * 2**layers
+        height, width = (class_kernel, class_kernel) if isinstance(class_kernel, int) else class_kernel
+        self.smallest = height * 2**layers, width * 2**layers
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Unbounded realness [B, 1, h, w] and class logits [B, num_domains]."""
-        if min(image.shape[-2:]) < self.smallest:
+        if any(side < least for side, least in zip(image.shape[-2:], self.smallest, strict=True)):
             raise UserError(
-                f"Expected images of at least {self.smallest} pixels a side for the discriminator, but found "
-                f"{image.shape[-2]}x{image.shape[-1]}: enlarge the crop, or lower method.discriminator_layers or "
+                f"Expected images of at least {self.smallest[0]}x{self.smallest[1]} pixels for the discriminator, but "
+                f"found {image.shape[-2]}x{image.shape[-1]}: enlarge the crop, or lower method.discriminator_layers or "
                 "method.class_kernel."
             )
         maps = self.trunk(image)

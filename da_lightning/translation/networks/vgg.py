@@ -2,10 +2,11 @@
 
 import torch
 from torch import Tensor, nn
-from torchvision.models import VGG16_Weights, vgg16
+from torchvision.models import vgg16
 
-from da_lightning.errors import CheckpointError, UserError
+from da_lightning.errors import CheckpointError
 from da_lightning.training.checkpoints import read_checkpoint
+from da_lightning.training.weights import imagenet_state_dict
 from da_lightning.translation.networks.blocks import instance_norm
 
 _POOL4, _RELU5_3 = 23, 29
@@ -34,7 +35,8 @@ class PerceptualDistance(nn.Module):
         with torch.device("meta"):  # the classifier alone would be half a gigabyte
             self.features = vgg16().features[: _RELU5_3 + 1]
         names = {name: f"features.{name}" for name in self.features.state_dict()}
-        state = _imagenet() if weights == "imagenet" else read_checkpoint(weights)
+        download = weights == "imagenet"
+        state = imagenet_state_dict("vgg16", "method.perceptual_features") if download else read_checkpoint(weights)
         if missing := [name for name in names.values() if not isinstance(state.get(name), Tensor)]:
             raise CheckpointError(
                 f"Expected a state dict of torchvision's vgg16 in {weights}, but it has no {missing[0]}: "
@@ -53,14 +55,3 @@ class PerceptualDistance(nn.Module):
     def _maps(self, image: Tensor) -> Tensor:
         with torch.autocast(image.device.type, enabled=False):
             return instance_norm(self.features(((image.float() + 1) / 2 - self.mean) / self.std))
-
-
-def _imagenet() -> dict[str, Tensor]:
-    weights = VGG16_Weights.IMAGENET1K_V1
-    try:
-        return dict(weights.get_state_dict(progress=False, check_hash=True, weights_only=True))
-    except Exception as error:  # network, disk, hash and pickle errors share no base class
-        raise UserError(
-            f"Expected to download the ImageNet weights of vgg16, but failed ({error}); fetch {weights.url} elsewhere "
-            "and set method.perceptual_features to that local file."
-        ) from error

@@ -1,0 +1,1 @@
+"""Person re-identification across camera networks: source-only, SPGAN, camera style, ECN."""

@@ -1,0 +1,350 @@
+"""Source and target loaders for person re-identification."""
+
+import logging
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as TF
+
+from da_lightning.data.folders import find_images, read_image
+from da_lightning.data.samplers import Draw, PassSampler
+from da_lightning.data.source_target import SourceTargetDataModule
+from da_lightning.errors import DataError, UserError
+from da_lightning.reid.camera_styles import CameraStyles
+from da_lightning.reid.datasets import DISTRACTOR, PersonDataset, QueryGallery
+from da_lightning.reid.samplers import IdentitySampler
+
+log = logging.getLogger(__name__)
+
+Sample = dict[str, Any]
+Size = tuple[int, int]
+Span = tuple[float, float]
+Interpolation = Literal["bilinear", "bicubic"]
+Crop = Literal["rect", "pad"]
+
+# ImageNet's mean, written into an image that was already normalised by mean and deviation.
+_ERASED = torch.tensor([0.485 + 0.229 * 0.485, 0.456 + 0.224 * 0.456, 0.406 + 0.225 * 0.406]).reshape(3, 1, 1)
+
+
+class PersonDataModule(SourceTargetDataModule):
+    """Images are float32 RGB in [0, 1] [B, 3, H, W].
+
+    A training sample of the source has ``person`` and ``camera``, one of the target ``camera`` alone; both are counted
+    from 0, in the order of the files' numbers. Test samples have the files' own numbers and ``is_query``.
+
+    Args:
+        source: Labelled training set; junk and distractors are left out.
+        target: Unlabelled training set.
+        tests, validations: Queries and gallery by name.
+        image_size: (H, W) of all images.
+        interpolation: Of resizing whole images; crops are bilinear.
+        flip: Mirror every other training image.
+        crop: ``rect`` stretches a crop of 0.64 to 1 of the area, two to three times as high as wide (ECN); ``pad`` pads
+            with black, ten pixels at a height of 256, and crops (MMT); ``None`` does neither.
+        erasing: Share of training images in which a box is erased, filled with ImageNet's mean.
+        erasing_area: Smallest and largest share of that box.
+        colour_jitter: Strength of random brightness, contrast and saturation.
+        sampler: ``random``, or ``identity`` for ``images_per_person`` source images of each person in a batch.
+        images_per_person: A divisor of ``batch_size``.
+        camera_style: Folder of :class:`~da_lightning.reid.camera_styles.CameraStyles` of the target; read once a method
+            asks for them.
+        translated: Folder with a translation ``<name>.png`` (or .jpg) of each source image, to train on in its place.
+        keep_originals: Train on translations and originals.
+        cache: Keep decoded images in memory, in full size, camera styles included (each loader process its own).
+        root: What the sets share; only a configuration refers to it.
+        loader: See :class:`~da_lightning.data.source_target.SourceTargetDataModule`.
+
+    Raises:
+        DataError: A set with labels that must have none, or the reverse, and a folder that does not fit its set.
+        UserError: Options that exclude each other.
+    """
+
+    def __init__(
+        self,
+        source: PersonDataset,
+        target: PersonDataset,
+        tests: dict[str, QueryGallery] | None = None,
+        validations: dict[str, QueryGallery] | None = None,
+        image_size: Size = (256, 128),
+        interpolation: Interpolation = "bicubic",
+        flip: bool = True,
+        crop: Crop | None = "rect",
+        erasing: float = 0.5,
+        erasing_area: Span = (0.02, 0.2),
+        colour_jitter: float = 0.0,
+        sampler: Literal["random", "identity"] = "random",
+        images_per_person: int = 4,
+        camera_style: str | None = None,
+        translated: str | None = None,
+        keep_originals: bool = False,
+        cache: bool = False,
+        root: str | None = None,
+        **loader: Any,
+    ) -> None:
+        if not source.labelled:
+            raise DataError("data.source must have persons: set data.source.labelled=true.")
+        if target.labelled:
+            raise DataError("data.target must not read persons: set data.target.labelled=false.")
+        if keep_originals and translated is None:
+            raise UserError("data.keep_originals goes with translations: set data.translated=<folder>, too.")
+        resize = Resize(image_size, interpolation)
+        augment = Augmentation(resize, flip, crop, erasing, erasing_area, colour_jitter)
+        self.source_view = SourceView(source, augment, cache, translated, keep_originals)
+        self.target_view = TargetView(target, augment, cache)
+        super().__init__(
+            self.source_view,
+            self.target_view,
+            {name: EvaluationView(dataset, resize) for name, dataset in (tests or {}).items()},
+            {name: EvaluationView(dataset, resize) for name, dataset in (validations or {}).items()},
+            **loader,
+        )
+        self.image_size, self.camera_style = image_size, camera_style
+        self.sampler, self.images_per_person = sampler, images_per_person
+        batch = self.batch_sizes["source"]
+        if sampler == "identity" and (images_per_person < 1 or batch % images_per_person):
+            raise UserError(
+                f"data.batch_size={batch} cannot be made of data.images_per_person={images_per_person} images of each "
+                "person: make it a multiple."
+            )
+        log.info(
+            "Source: %d images of %d persons by %d cameras; target: %d images by %d cameras.",
+            len(self.source_view),
+            self.num_persons,
+            len(set(source.cameras)),
+            self.target_size,
+            self.num_target_cameras,
+        )
+
+    @property
+    def num_persons(self) -> int:
+        """Persons in the source."""
+        return len(set(self.source_view.persons))
+
+    @property
+    def target_size(self) -> int:
+        """Images in the target."""
+        return len(self.target_view)
+
+    @property
+    def num_target_cameras(self) -> int:
+        return len(set(self.target_view.cameras))
+
+    @property
+    def target_names(self) -> list[str]:
+        return [self.target_view.dataset.name(index) for index in range(self.target_size)]
+
+    def show_camera_styles(self, on: bool) -> None:
+        """Whether a target image is shown as any camera of the target, each as likely, would have seen it.
+
+        Its ``camera`` stays the one that took it.
+
+        Raises:
+            UserError: No folder was given.
+            DataError: The folder lacks images, or the target has one camera only.
+        """
+        self.target_view.styles = None
+        if on:
+            if self.camera_style is None:
+                raise UserError(
+                    "Camera-style images of the target were asked for, but data.camera_style names no folder: set it, "
+                    "or do without (method.camera=false)."
+                )
+            cameras = self.target_view.dataset.cameras
+            self.target_view.styles = CameraStyles(self.camera_style, self.target_names, cameras)
+
+    def training_sampler(self, name: str, size: int, length: int) -> PassSampler:
+        if name == "target" or self.sampler == "random":
+            return super().training_sampler(name, size, length)
+        return IdentitySampler(
+            self.source_view.persons,
+            self.source_view.cameras,
+            self.images_per_person,
+            self.batch_sizes[name],
+            length,
+            2 * self.seed,
+            self._rank,
+            self._world_size,
+        )
+
+
+class Resize:
+    """Stretches images to (H, W), antialiased."""
+
+    def __init__(self, size: Size, interpolation: Interpolation) -> None:
+        self.size, self.interpolation = list(size), v2.InterpolationMode(interpolation)
+
+    def __call__(self, image: Tensor) -> Tensor:
+        if list(image.shape[-2:]) == self.size:
+            return image
+        return TF.resize(image, self.size, self.interpolation, antialias=True)
+
+
+class Augmentation:
+    """Crop, mirror, colours, erasing from torch's global generator; arguments as of :class:`PersonDataModule`."""
+
+    def __init__(
+        self, resize: Resize, flip: bool, crop: Crop | None, erasing: float, erasing_area: Span, colour_jitter: float
+    ) -> None:
+        self.resize, self.flip, self.crop = resize, flip, crop
+        self.erasing, self.erasing_area = erasing, erasing_area
+        self.padded_crop = v2.RandomCrop(resize.size, padding=round(resize.size[0] * 10 / 256))
+        self.colours = v2.ColorJitter(*[colour_jitter] * 3) if colour_jitter else v2.Identity()
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """Augment ``image`` uint8 [3, h, w] to float32 [3, H, W] in [0, 1]."""
+        image = self._rect_cropped(image) if self.crop == "rect" else self.resize(image)
+        if self.crop == "pad":
+            image = self.padded_crop(image)
+        if self.flip and torch.rand(()) < 0.5:
+            image = image.flip(-1)
+        image = self.colours(image).float() / 255
+        if torch.rand(()) < self.erasing:
+            box = random_box(image, self.erasing_area, (0.3, 3), tries=100)
+            if box is not None:
+                top, left, height, width = box
+                image[:, top : top + height, left : left + width] = _ERASED
+        return image
+
+    def _rect_cropped(self, image: Tensor) -> Tensor:
+        box = random_box(image, (0.64, 1), (2, 3), tries=10) or (0, 0, *image.shape[-2:])
+        return TF.resized_crop(image, *box, self.resize.size, v2.InterpolationMode.BILINEAR, antialias=True)
+
+
+def random_box(image: Tensor, areas: Span, ratios: Span, tries: int) -> tuple[int, int, int, int] | None:
+    """A box inside ``image``: top, left, height, width; ``None`` if none of ``tries`` fits.
+
+    Its share of the area and its height / width are uniform (torchvision draws the latter's logarithm).
+    """
+    height, width = image.shape[-2:]
+    for _ in range(tries):
+        draws = torch.rand(4).tolist()
+        (area, ratio) = (low + draw * (high - low) for draw, (low, high) in zip(draws, (areas, ratios), strict=False))
+        area *= height * width
+        high, wide = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if high <= height and wide <= width:
+            return int(draws[2] * (height - high + 1)), int(draws[3] * (width - wide + 1)), high, wide
+    return None
+
+
+class TrainingView(Dataset[Sample]):
+    """A data set as training sees it: augmented, addressed by (index, augmentation seed)."""
+
+    def __init__(self, dataset: PersonDataset, augment: Augmentation, cache: bool) -> None:
+        self.dataset, self.augment = dataset, augment
+        self._cache: dict[int | Path, Tensor] | None = {} if cache else None
+
+    def _read(self, index: int, file: Path | None) -> Tensor:
+        """Image ``index``, or ``file``, which takes its place."""
+        key = file or index
+        if self._cache is not None and key in self._cache:
+            return self._cache[key]
+        image = read_image(file) if file else self.dataset[index]["image"]
+        if self._cache is not None:
+            self._cache[key] = image
+        return image
+
+
+class SourceView(TrainingView):
+    """Originals, translations, or both; ``index`` is the position in the data set, that of both versions.
+
+    Attributes:
+        persons, cameras: Of each sample, counted from 0.
+    """
+
+    def __init__(
+        self, dataset: PersonDataset, augment: Augmentation, cache: bool, translated: str | None, keep_originals: bool
+    ) -> None:
+        super().__init__(dataset, augment, cache)
+        known = [index for index, person in enumerate(dataset.persons) if person > DISTRACTOR]
+        if len(known) < len(dataset):
+            log.info(
+                "%d source images of persons -1 and 0 (junk, distractors) are left out.", len(dataset) - len(known)
+            )
+        versions: list[tuple[int, Path | None]] = []
+        if translated is None or keep_originals:
+            versions += [(index, None) for index in known]
+        if translated is not None:
+            versions += _translations(Path(translated).expanduser(), dataset, known)
+        self.versions = versions
+        self.persons = counted([dataset.persons[index] for index, _ in versions])
+        self.cameras = counted([dataset.cameras[index] for index, _ in versions])
+
+    def __len__(self) -> int:
+        return len(self.versions)
+
+    def __getitem__(self, draw: Draw) -> Sample:
+        position, seed = draw
+        index, file = self.versions[position]
+        with seeded(seed):
+            image = self.augment(self._read(index, file))
+        return {"image": image, "person": self.persons[position], "camera": self.cameras[position], "index": index}
+
+
+class TargetView(TrainingView):
+    """Real images, or as any camera would have seen them.
+
+    Attributes:
+        cameras: Of each image, counted from 0.
+        styles: What images look like to other cameras; ``None`` shows them as they are.
+    """
+
+    def __init__(self, dataset: PersonDataset, augment: Augmentation, cache: bool) -> None:
+        super().__init__(dataset, augment, cache)
+        self.cameras = counted(dataset.cameras)
+        self.styles: CameraStyles | None = None
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, draw: Draw) -> Sample:
+        index, seed = draw
+        with seeded(seed):
+            file = self.styles.drawn(index) if self.styles else None
+            image = self.augment(self._read(index, file))
+        return {"image": image, "camera": self.cameras[index], "index": index}
+
+
+class EvaluationView(Dataset[Sample]):
+    """Resized images of queries and gallery."""
+
+    def __init__(self, dataset: QueryGallery, resize: Resize) -> None:
+        self.dataset, self.resize = dataset, resize
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Sample:
+        item = self.dataset[index]
+        return item | {"image": self.resize(item["image"]).float() / 255, "index": index}
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Within it torch's global CPU generator starts from ``seed``."""
+    with torch.random.fork_rng(devices=[]):
+        torch.random.default_generator.manual_seed(seed)  # torch.manual_seed would reseed GPUs, too
+        yield
+
+
+def counted(numbers: Sequence[int]) -> list[int]:
+    """``numbers`` replaced by 0, 1, ... in their order of size."""
+    places = {number: place for place, number in enumerate(sorted(set(numbers)))}
+    return [places[number] for number in numbers]
+
+
+def _translations(folder: Path, dataset: PersonDataset, indices: Sequence[int]) -> list[tuple[int, Path | None]]:
+    files = find_images(folder)
+    if missing := [name for name in map(dataset.name, indices) if name not in files]:
+        raise DataError(
+            f"{folder} lacks translations of {len(missing)} of {len(indices)} source images, the first is {missing[0]} "
+            f"(of {len(files)} files found the first is {next(iter(files))}): let data.translated be the folder made "
+            "from this source, or complete it."
+        )
+    return [(index, files[dataset.name(index)]) for index in indices]

@@ -1,0 +1,110 @@
+"""Sets of image files: what was found, checked and read."""
+
+import logging
+from collections import defaultdict
+from collections.abc import Sequence
+from hashlib import blake2b
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+from da_lightning.data.folders import read_image
+from da_lightning.errors import DataError
+from da_lightning.reid.datasets.base import DISTRACTOR, PersonDataset
+
+log = logging.getLogger(__name__)
+
+
+class PersonFile(NamedTuple):
+    """An image file and what is known of it; the person is ``None`` where labels are not read."""
+
+    name: str
+    path: Path
+    camera: int
+    person: int | None = None
+
+
+class PersonFiles(PersonDataset):
+    """The files that a layout's class has found, in its order.
+
+    Args:
+        files: All with a person, or none.
+        labelled: Whether items have ``person``.
+        published: Number of images of the published set; another one is told of.
+
+    Raises:
+        DataError: Two files of one name; on reading: a damaged file.
+    """
+
+    def __init__(self, files: Sequence[PersonFile], labelled: bool, published: int | None = None) -> None:
+        self.files, self.labelled = list(files), labelled
+        self.cameras = [file.camera for file in files]
+        self.persons = [file.person for file in files if file.person is not None] if labelled else []
+        first: dict[str, Path] = {}
+        for file in files:
+            if file.name in first:
+                raise DataError(f"{file.path} is in one set with {first[file.name]}: name each image once.")
+            first[file.name] = file.path
+        if published not in (None, len(files)):
+            log.warning(
+                "The published set has %d images, this one has %d (the first is %s): scores do not compare.",
+                published,
+                len(files),
+                files[0].path,
+            )
+        if copies := same_content(self.files):
+            log.warning(
+                "%d images occur twice, the first is %s, the same as %s: remove one of each.",
+                len(copies),
+                copies[0][1].path,
+                copies[0][0].path,
+            )
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def name(self, index: int) -> str:
+        return self.files[index].name
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        file = self.files[index]
+        item = {"image": read_image(file.path), "camera": file.camera}
+        return item | {"person": file.person} if self.labelled else item
+
+
+def same_content(files: Sequence[PersonFile]) -> list[tuple[PersonFile, ...]]:
+    """Groups of files of one known person that are equal byte for byte; only those of one size are read."""
+    sizes = defaultdict(list)
+    for file in files:
+        if file.person is not None and file.person > DISTRACTOR:
+            sizes[file.person, file.path.stat().st_size].append(file)
+    contents = defaultdict(list)
+    for (person, size), candidates in sizes.items():
+        for file in candidates if len(candidates) > 1 else ():
+            contents[person, size, blake2b(file.path.read_bytes()).digest()].append(file)
+    return [tuple(group) for group in contents.values() if len(group) > 1]
+
+
+def listed_file(root: Path, path: str, place: str) -> tuple[str, Path]:
+    """Name and place of the file that ``place``, a line of a list, calls ``path``.
+
+    Raises:
+        DataError: No file under ``root``.
+    """
+    relative = PurePosixPath(path)
+    if relative.is_absolute() or ".." in relative.parts or not (root / relative).is_file():
+        raise DataError(
+            f"{place} names {path}, which is no file in {root}: write paths relative to it, or complete it."
+        )
+    return str(relative.with_suffix("")), root / relative
+
+
+def number_in(text: str, place: str, what: str) -> int:
+    """``text`` as an integer.
+
+    Raises:
+        DataError: It is none.
+    """
+    try:
+        return int(text)
+    except ValueError:
+        raise DataError(f"{place} gives {text!r} as {what}, which must be an integer: number them from 1.") from None

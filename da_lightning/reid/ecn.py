@@ -1,0 +1,192 @@
+"""ECN: Invariance Matters: Exemplar Memory for Domain Adaptive Person Re-identification (Zhong et al., CVPR 2019)."""
+
+import hashlib
+import logging
+import math
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import Any, Literal, cast
+
+import torch
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor
+from torch.nn import functional as F
+
+from da_lightning.errors import CheckpointError, UserError
+from da_lightning.reid.data import PersonDataModule
+from da_lightning.reid.exemplar_memory import ExemplarMemory
+from da_lightning.reid.module import ReidModule
+from da_lightning.reid.networks.heads import Embedding
+from da_lightning.training.checkpoints import read_checkpoint
+from da_lightning.training.module import Term
+
+logger = logging.getLogger(__name__)
+
+BANK = "memory.bank"
+OFFICIAL_NAMES = {"base": "backbone", "feat": "embedding.0", "feat_bn": "embedding.1", "classifier": "classifier"}
+
+
+class ECN(ReidModule):
+    """Source identification, and a target whose every image is its own class, near to its neighbours and alike under
+    each camera: ``(1 - exemplar_weight) * L_source + exemplar_weight * L_target``.
+
+    The label of a target image is its place in the file list, never a person. Source and target go through the network
+    one after the other, each with the batch statistics of its own. Epochs of the schedules are the trainer's (those of
+    the paper are as long as the source); a resumed run goes on with them.
+
+    Args:
+        exemplar_weight: lambda, weight of the target's loss.
+        camera: Camera invariance: show target images in the styles of their other cameras, too.
+        neighbours: Neighbourhood invariance: rows that share an image's neighbourhood, itself among them; 0 is without.
+        neighbours_from: First epoch with neighbourhoods, counted from 0.
+        beta: Temperature of the softmax over the memory.
+        alpha_step: The weight of the old row in an update is ``alpha_step * epoch``.
+        embedding_size: Of the memory's features; test features come before the embedding.
+        dropout: After ReLU on the source, after normalising on the target.
+        frozen_shortcuts: Whether shortcuts of ``backbone.frozen_stages``, too, normalise by stored statistics; the
+            official code freezes by names and misses them.
+        memory_dtype: Of the memory; losses and updates are computed in float32.
+        shard_memory: Each device holds a part of the memory's rows, for targets beyond one device.
+        options: See :class:`~da_lightning.reid.module.ReidModule`; ``init_from`` also takes official ECN checkpoints,
+            memory included.
+    """
+
+    made_in_setup = (*ReidModule.made_in_setup, "memory.")
+
+    memory: ExemplarMemory
+    """From the start of training on, when the target's size is known."""
+
+    def __init__(
+        self,
+        exemplar_weight: float = 0.3,
+        camera: bool = True,
+        neighbours: int = 6,
+        neighbours_from: int = 5,
+        beta: float = 0.05,
+        alpha_step: float = 0.01,
+        embedding_size: int = 4096,
+        dropout: float = 0.5,
+        frozen_shortcuts: bool = False,
+        memory_dtype: Literal["float32", "bfloat16"] = "float32",
+        shard_memory: bool = False,
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        self.save_hyperparameters()
+        self.exemplar_weight, self.camera, self.dropout = exemplar_weight, camera, dropout
+        self.neighbours, self.neighbours_from, self.alpha_step = neighbours, neighbours_from, alpha_step
+        self.frozen_shortcuts = frozen_shortcuts
+        dtype = getattr(torch, memory_dtype)
+        self._make_memory = partial(
+            ExemplarMemory, dim=embedding_size, beta=beta, neighbours=neighbours, dtype=dtype, shard=shard_memory
+        )
+        # Ranks update their memories alike (or hold different rows), and DDP would send rank 0's in each forward pass.
+        self._ddp_params_and_buffers_to_ignore = [BANK]
+        self.embedding = Embedding(self.backbone.channels, embedding_size)
+        self.add_classifier(embedding_size)
+        self.train()  # Lightning leaves modes as they are
+
+    def train(self, mode: bool = True) -> "ECN":
+        super().train(mode)
+        if not self.frozen_shortcuts:
+            for name, module in self.backbone.named_modules():
+                if name.endswith("downsample.1"):
+                    module.train(mode)
+        return self
+
+    def person_logits(self, image: Tensor) -> Tensor:
+        """Logits of the source's persons, [B, P]."""
+        features = F.relu(self.embedding(self.pooled(image)))
+        return self.classifier(F.dropout(features, self.dropout, self.training))
+
+    def target_features(self, image: Tensor) -> Tensor:
+        """What the memory is compared with and made of: float32 [B, embedding_size], of length 1 before dropout."""
+        features = F.normalize(self.embedding(self.pooled(image)).float())
+        return F.dropout(features, self.dropout, self.training)
+
+    # -- training ----------------------------------------------------------------------------------------------------
+
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        if stage != TrainerFn.FITTING:
+            return
+        data = cast(PersonDataModule, self.trainer.datamodule)  # type: ignore[attr-defined]
+        data.show_camera_styles(self.camera)
+        self._target_list = hashlib.sha256("\n".join(data.target_names).encode()).hexdigest()
+        memory = self._make_memory(data.target_size).to(self.device)
+        held = getattr(self, "memory", memory)
+        if held.size == memory.size:
+            # The constructor, which comes before the ranks, holds all rows.
+            memory.bank.copy_(held.bank if held.ranks == memory.ranks else memory.part(held.bank))
+        else:
+            logger.warning(
+                "The memory begins empty: the one given is of %d images, the target has %d.", held.size, memory.size
+            )
+        self.memory = memory
+
+    def on_train_start(self) -> None:
+        epochs = math.ceil(self.max_iters / int(self.trainer.num_training_batches))
+        if self.alpha_step * (epochs - 1) >= 1:
+            raise UserError(
+                f"method.alpha_step={self.alpha_step} would stop the memory at the end of {epochs} epochs (its product "
+                f"with the epoch must stay below 1): set it to {0.6 / epochs:.2g}."
+            )
+
+    def updates(self, batch: dict[str, dict[str, Tensor]]) -> Iterator[tuple[str, dict[str, Term]]]:
+        source, target, epoch = batch["source"], batch["target"], self.trainer.current_epoch
+        logits = self.person_logits(source["image"])
+        v = self.target_features(target["image"])
+        neighbourhood = self.neighbours > 0 and epoch >= self.neighbours_from
+        invariance, own_in_neighbours = self.memory.loss(v, target["index"], neighbourhood)
+        yield (
+            "embedder",
+            {
+                "identification": Term(self.identification(logits, source["person"]), 1 - self.exemplar_weight),
+                "invariance": Term(invariance, self.exemplar_weight),
+            },
+        )
+        # The official update is part of backward, before the optimiser's step; that step changes neither v nor memory.
+        self.memory.update(v.detach(), target["index"], self.alpha_step * epoch)
+        if neighbourhood:
+            self.log("train/embedder/own_in_neighbours", own_in_neighbours, batch_size=1)
+
+    # -- checkpoints -------------------------------------------------------------------------------------------------
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["state_dict"][BANK] = self.memory.whole()
+        checkpoint["target_list"] = self._target_list
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        bank = checkpoint["state_dict"][BANK]
+        if self._trainer is None or self.trainer.state.fn != TrainerFn.FITTING:
+            self._target_list = checkpoint["target_list"]
+            self.memory = self._make_memory(len(bank)).to(self.device)
+        elif checkpoint["target_list"] != self._target_list:
+            raise CheckpointError(
+                f"The checkpoint's memory belongs to another list of target images ({len(bank)} of them, "
+                f"{self.memory.size} here): restore the files as they were, or begin a new run."
+            )
+        checkpoint["state_dict"][BANK] = self.memory.part(bank)
+
+    def official_state(self, content: Mapping[str, Any]) -> dict[str, Any]:
+        state = {}
+        for name, value in _part(content, "state_dict", content).items():
+            part, _, rest = str(name).partition(".")
+            if (part, rest[:3]) != ("base", "fc."):  # ImageNet's classifier
+                state[f"{OFFICIAL_NAMES.get(part, part)}.{rest}"] = value
+        if "em" in (memory := _part(content, "state_dict_inv")):
+            state[BANK] = memory["em"]
+        return state
+
+    def _load(self, path: str) -> None:
+        content = read_checkpoint(path)
+        bank = _part(content, "state_dict").get(BANK, _part(content, "state_dict_inv").get("em"))
+        if bank is not None:
+            self.memory = self._make_memory(len(bank))
+        super()._load(path)
+
+
+def _part(content: Mapping[str, Any], name: str, default: Mapping[str, Any] | None = None) -> Mapping[str, Any]:
+    part = content.get(name)
+    return part if isinstance(part, Mapping) else default or {}

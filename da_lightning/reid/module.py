@@ -1,0 +1,188 @@
+"""What all re-identification methods share: backbone, classifier over the source's persons, ranking test, pictures."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import lightning.pytorch as L
+from torch import Tensor
+from torch.nn import functional as F
+
+from da_lightning.errors import UserError
+from da_lightning.reid.data import Interpolation, PersonDataModule
+from da_lightning.reid.distances import Distance
+from da_lightning.reid.networks import build_backbone
+from da_lightning.reid.networks.heads import PersonClassifier
+from da_lightning.reid.pictures import RankingPicture
+from da_lightning.reid.ranking import Ranking
+from da_lightning.training.checkpoints import read_checkpoint
+from da_lightning.training.module import AdaptationModule, Player
+from da_lightning.training.weights import check_children
+
+logger = logging.getLogger(__name__)
+
+
+class ReidModule(AdaptationModule):
+    """A backbone, a classifier of source persons, and the ranking of galleries by the backbone's features.
+
+    A subclass ends its constructor with :meth:`add_classifier`.
+
+    Args:
+        backbone: ``{"name": ..., ...}``, see :func:`~da_lightning.reid.networks.build_backbone`.
+        optimizer: See :func:`~da_lightning.training.optimizers.make_optimizer`.
+        backbone_lr_factor: Learning rate of the backbone over that of what follows it.
+        clip_norm: Largest gradient norm; ``None`` does not clip.
+        decay_at: Shares of ``max_iters`` (0..1) at which learning rates are multiplied by ``decay_factor``.
+        label_smoothing: Share of the wanted probability spread over all persons.
+        stripes: Horizontal stripes of the last map whose maxima are the test feature, one after the other (local max
+            pooling, SPGAN); ``None``: the average over the map. Training is by the average in any case.
+        flip_average: Test features are the mean over an image and its mirror image.
+        distance: Of test features.
+        rerank: Also report k-reciprocal re-ranking, as ``reranked_*``.
+        num_persons: Persons of the source; ``None`` takes the data module's number.
+        image_size, interpolation: (H, W) of test images and how they are resized to it, for prediction; ``None`` takes
+            the data module's.
+        init_from: Weights to begin with: a checkpoint of ours, or what :meth:`official_state` knows. A classifier of
+            another number of persons is left out.
+        max_iters, accumulate, seed: See :class:`~da_lightning.training.module.AdaptationModule`.
+    """
+
+    objective = "target/map"
+    made_in_setup: tuple[str, ...] = ("classifier.",)
+
+    def __init__(
+        self,
+        backbone: Mapping[str, Any],
+        optimizer: Mapping[str, Any],
+        max_iters: int,
+        backbone_lr_factor: float = 0.1,
+        clip_norm: float | None = None,
+        decay_at: Sequence[float] = (2 / 3,),
+        decay_factor: float = 0.1,
+        label_smoothing: float = 0.0,
+        stripes: int | None = None,
+        flip_average: bool = False,
+        distance: Distance = "cosine",
+        rerank: bool = False,
+        num_persons: int | None = None,
+        image_size: tuple[int, int] | None = None,
+        interpolation: Interpolation | None = None,
+        init_from: str | None = None,
+        accumulate: int = 1,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(max_iters, accumulate, seed)
+        self.optimizer_options, self.backbone_lr_factor, self.clip_norm = optimizer, backbone_lr_factor, clip_norm
+        self.decay_at, self.decay_factor, self.label_smoothing = decay_at, decay_factor, label_smoothing
+        self.stripes, self.flip_average, self.distance, self.rerank = stripes, flip_average, distance, rerank
+        self.num_persons, self.image_size, self.interpolation = num_persons, image_size, interpolation
+        self.init_from = init_from
+        self.backbone = build_backbone(backbone)
+
+    # -- what a method builds on -------------------------------------------------------------------------------------
+
+    def add_classifier(self, inputs: int, bias: bool = True) -> None:
+        """End a constructor: add ``self.classifier`` over ``inputs`` features, and load ``init_from``.
+
+        Without ``num_persons`` the classifier is made in :meth:`setup`.
+        """
+        self._make_classifier = partial(PersonClassifier, inputs, bias=bias)
+        if self.num_persons is not None:
+            self.classifier = self._make_classifier(self.num_persons)
+        if self.init_from:
+            self._load(self.init_from)
+
+    def official_state(self, content: Mapping[str, Any]) -> dict[str, Any]:
+        """The weights in a file that is not ours, under our names."""
+        return {str(name): value for name, value in content.items()}
+
+    def pooled(self, image: Tensor) -> Tensor:
+        """Maps of RGB images [B, 3, H, W] in [0, 1], averaged (pool5): [B, channels]."""
+        return self.backbone(image).mean((2, 3))
+
+    def identification(self, logits: Tensor, person: Tensor) -> Tensor:
+        """Cross-entropy of the classifier's ``logits`` [B, P] with ``person`` [B], mean over the batch, in float32."""
+        return F.cross_entropy(logits.float(), person, label_smoothing=self.label_smoothing)
+
+    def describe(self, image: Tensor) -> Tensor:
+        """Test features of images as they are, [B, D]."""
+        if self.stripes is None:
+            return self.pooled(image)
+        return F.adaptive_max_pool2d(self.backbone(image), (self.stripes, 1)).flatten(1)
+
+    def embed(self, image: Tensor) -> Tensor:
+        """Test features of RGB images [B, 3, H, W] in [0, 1]: float32 [B, D], not normalised."""
+        features = self.describe(image).float()
+        return (features + self.describe(image.flip(3)).float()) / 2 if self.flip_average else features
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.embed(image)
+
+    # -- training ----------------------------------------------------------------------------------------------------
+
+    def setup(self, stage: str) -> None:
+        data = getattr(self.trainer, "datamodule", None)
+        if isinstance(data, PersonDataModule):
+            resize = data.target_view.augment.resize
+            if self.image_size is None:
+                self.image_size = self.hparams["image_size"] = (resize.size[0], resize.size[1])
+            if self.interpolation is None:
+                self.interpolation = self.hparams["interpolation"] = resize.interpolation.value
+        persons = getattr(data, "num_persons", self.num_persons)
+        if persons is None:
+            raise UserError("method.num_persons must be set: there is no data module that knows the source's persons.")
+        if self.num_persons is None:
+            self.num_persons = self.hparams["num_persons"] = persons
+            self.classifier = self._make_classifier(persons).to(self.device)
+        elif stage == "fit" and persons != self.num_persons:
+            raise UserError(
+                f"method.num_persons={self.num_persons}, but the source has {persons} persons: leave num_persons out."
+            )
+
+    def players(self) -> dict[str, Player]:
+        backbone = {id(p) for p in self.backbone.parameters()}
+        trained = [p for p in self.parameters() if p.requires_grad]
+        groups = [
+            (self.backbone_lr_factor, [p for p in trained if id(p) in backbone]),
+            (1.0, [p for p in trained if id(p) not in backbone]),
+        ]
+        return {"embedder": Player(groups, self.optimizer_options, self.clip_norm)}
+
+    def lr_factor(self, iteration: int) -> float:
+        return self.decay_factor ** sum(iteration >= share * self.max_iters for share in self.decay_at)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        saved = checkpoint["hyper_parameters"]
+        saved["backbone"] = {key: None if key == "pretrained" else value for key, value in saved["backbone"].items()}
+
+    def configure_callbacks(self) -> list[L.Callback]:
+        return [RankingPicture()]
+
+    def _load(self, path: str) -> None:
+        content = read_checkpoint(path)
+        ours = content.get("state_dict") if "hyper_parameters" in content else None
+        state = dict(ours) if isinstance(ours, Mapping) else self.official_state(content)
+        own = self.state_dict()
+        classifier = [name for name in state if name.startswith("classifier.")]
+        if any(name not in own or own[name].shape != state[name].shape for name in classifier):
+            known = self.num_persons or "so far unknown"
+            logger.warning("The classifier in %s is left out: the number of persons here is %s.", path, known)
+            state = {name: value for name, value in state.items() if name not in classifier}
+        check_children(self, state, path)
+        self.load_state_dict(state, strict=False)
+
+    # -- evaluation --------------------------------------------------------------------------------------------------
+
+    def on_test_start(self) -> None:
+        names = getattr(getattr(self.trainer, "datamodule", None), "test_names", None) or ["target"]
+        self.rankings = {name: Ranking(self.distance, self.rerank).to(self.device) for name in names}
+
+    def test_step(self, batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
+        ranking = list(self.rankings.values())[dataloader_idx]
+        ranking.update(self.embed(batch["image"]), batch["person"], batch["camera"], batch["is_query"])
+
+    def on_test_epoch_end(self) -> None:
+        for name, ranking in self.rankings.items():
+            self.log_dict({f"{name}/{score}": value for score, value in ranking.compute().items()})

@@ -1,0 +1,124 @@
+"""Ranking files."""
+
+import csv
+from base64 import b64encode
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+
+import torch
+from rich.progress import track
+from torch import Tensor
+from torchvision.io import encode_jpeg
+
+from da_lightning.data.folders import read_image
+from da_lightning.data.inputs import Input, check_numbers, find_inputs, with_shorter_side
+from da_lightning.errors import UserError
+from da_lightning.reid.data import Resize
+from da_lightning.reid.distances import comparable, smallest
+from da_lightning.reid.module import ReidModule
+from da_lightning.reid.ranking import nearest
+from da_lightning.reid.reranking import reranked_distances
+
+Ranking = tuple[Input, list[tuple[Input, float]]]
+"""A query, and gallery images with their distances, nearest first."""
+
+_THUMBNAIL = 64  # pixels wide
+
+_STYLE = (
+    "body{font:13px sans-serif}td{text-align:center;padding:2px 4px;vertical-align:top}img{display:block;margin:auto}"
+    "td:first-child{border-right:3px solid #333}small{display:block;max-width:9em;overflow-wrap:anywhere;color:#555}"
+)
+
+
+@dataclass
+class Rank:
+    """Writes the best of a gallery for each query: ``rankings.csv`` and, with thumbnails, ``rankings.html``.
+
+    Args:
+        gallery: An image, or a folder of images at any depth.
+        best: Gallery images a query.
+        batch_size: Images that go through the network together.
+        rerank: Order by k-reciprocal re-ranked distances.
+        shown: Queries on the page, the first ones.
+    """
+
+    gallery: str
+    best: int = 10
+    batch_size: int = 32
+    rerank: bool = False
+    shown: int = 100
+
+    @torch.inference_mode()
+    def __call__(self, module: ReidModule, inputs: Sequence[Input], output: Path) -> list[list[str]]:
+        """Rank the gallery for each of ``inputs``.
+
+        Returns:
+            The query and the best of the gallery, a row each.
+
+        Raises:
+            UserError: A number that is too small, or a checkpoint without an image size.
+            DataError: A file that cannot be read.
+        """
+        check_numbers(self, best=1, batch_size=1, shown=0)
+        gallery = find_inputs(Path(self.gallery).expanduser())
+        distances, places = self._ranked(module, inputs, gallery)
+        rankings: list[Ranking] = [
+            (query, [(gallery[place], distance) for place, distance in zip(row, apart, strict=True)])
+            for query, row, apart in zip(inputs, places.tolist(), distances.tolist(), strict=True)
+        ]
+        output.mkdir(parents=True, exist_ok=True)
+        with (output / "rankings.csv").open("w", newline="") as file:
+            table = csv.writer(file)
+            table.writerow(["query", "rank", "gallery", "distance"])
+            for query, ranked in rankings:
+                for rank, (item, distance) in enumerate(ranked, 1):
+                    table.writerow([_name(query), rank, _name(item), f"{distance:.6g}"])
+        (output / "rankings.html").write_text(_page(rankings[: self.shown], len(rankings)), encoding="utf-8")
+        return [[str(query.image), str(ranked[0][0].image)] for query, ranked in rankings]
+
+    def _ranked(self, module: ReidModule, queries: Sequence[Input], gallery: Sequence[Input]) -> tuple[Tensor, Tensor]:
+        """Distances of the best, ascending, and their positions in the gallery, [Q, best] each."""
+        query, rest = self._features(module, queries, "Queries"), self._features(module, gallery, "Gallery")
+        if not self.rerank:
+            return nearest(query, rest, self.best, module.distance)
+        features = comparable(torch.cat([query, rest]), module.distance)
+        rows = [smallest(block, self.best) for block in reranked_distances(features, len(query))]
+        distances, places = zip(*rows, strict=True)
+        return torch.cat(distances), torch.cat(places)
+
+    def _features(self, module: ReidModule, items: Sequence[Input], what: str) -> Tensor:
+        if module.image_size is None or module.interpolation is None:
+            raise UserError("The checkpoint does not record an image size: set method.image_size in training.")
+        resize = Resize(module.image_size, module.interpolation)
+        batches = [items[start : start + self.batch_size] for start in range(0, len(items), self.batch_size)]
+        features = []
+        for batch in track(batches, what):
+            images = torch.stack([resize(read_image(item.image)) for item in batch])
+            features.append(module.embed(images.to(module.device).float() / 255))
+        return torch.cat(features)
+
+
+def _page(rankings: Sequence[Ranking], total: int) -> str:
+    rows = []
+    for query, ranked in rankings:
+        cells = [_cell(query, _name(query))]
+        cells += [_cell(item, f"{_name(item)} {distance:.3g}") for item, distance in ranked]
+        rows.append(f"<tr>{''.join(cells)}</tr>")
+    shown = "" if len(rankings) == total else f" The first {len(rankings)} of {total} queries; all are in rankings.csv."
+    return (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Rankings</title><style>{_STYLE}</style>'
+        f"<p>Left the query, then the best of the gallery and their distances.{shown}</p>"
+        f"<table>{''.join(rows)}</table></html>"
+    )
+
+
+def _cell(item: Input, caption: str) -> str:
+    image = with_shorter_side(read_image(item.image), _THUMBNAIL)
+    data = b64encode(encode_jpeg(image, quality=80).numpy().tobytes()).decode()
+    return f'<td><img src="data:image/jpeg;base64,{data}"><small>{escape(caption)}</small></td>'
+
+
+def _name(item: Input) -> str:
+    return item.name + item.image.suffix

@@ -1,0 +1,43 @@
+"""Methods of several trainings: stages are whole runs that come before the method and provide something for it."""
+
+import logging
+from pathlib import Path
+from typing import Any, cast
+
+from omegaconf import DictConfig, OmegaConf
+
+from da_lightning.session import train_and_test
+
+log = logging.getLogger(__name__)
+
+_OWN = ("needed", "provides")
+
+
+def train_in_stages(cfg: DictConfig, run_dir: Path, method: str, data_name: str) -> float | None:
+    """Run what ``cfg.stages`` names, each in ``run_dir/<stage>``, then the method itself in ``run_dir``.
+
+    A stage is a set of changes to the configuration, and says with ``provides`` which options of the method it fills
+    from its folder; where these are set by hand, or ``needed`` is false, it is left out. Finished stages of a run that
+    goes on (``resume=auto``) are not repeated.
+
+    Returns, Raises:
+        See :func:`~da_lightning.session.train_and_test`.
+    """
+    stages = cast(dict[str, Any], OmegaConf.to_container(cfg.stages, resolve=True))
+    cfg = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "stages"])
+    for name, stage in stages.items():
+        provided = {option: run_dir / name / part for option, part in stage["provides"].items()}
+        if not stage["needed"] or all(OmegaConf.select(cfg, option) is not None for option in provided):
+            continue
+        log.info("Stage %s comes first, for %s.", name, " and ".join(provided))
+        train_and_test(_changed(cfg, stage), run_dir / name, f"{method}/{name}", data_name)
+        for option, folder in provided.items():
+            OmegaConf.update(cfg, option, str(folder))
+    return train_and_test(cfg, run_dir, method, data_name)
+
+
+def _changed(cfg: DictConfig, stage: dict[str, Any]) -> DictConfig:
+    """``cfg`` with another method and data as a whole, and with what else the stage says merged in."""
+    changes = {key: value for key, value in stage.items() if key not in _OWN}
+    kept = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key not in ("method", "data")])
+    return cast(DictConfig, OmegaConf.merge(kept, {"ckpt_path": None, "objective": None}, changes))

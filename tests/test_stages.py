@@ -1,0 +1,82 @@
+"""Methods of several trainings: what each stage is given, what it leaves, and that it is done once."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import DictConfig
+from tiny_runs import assert_same_training, command, composed, run_folders, succeeded, tiny
+
+from da_lightning import stages
+
+KILLED = -9
+
+
+@pytest.fixture
+def runs(monkeypatch: pytest.MonkeyPatch) -> list[tuple[DictConfig, Path, str]]:
+    """What would have been trained: configuration, folder and name of each."""
+    begun: list[tuple[DictConfig, Path, str]] = []
+
+    def record(cfg: DictConfig, run_dir: Path, method: str, data_name: str) -> float:
+        begun.append((cfg, run_dir, method))
+        return 0.25
+
+    monkeypatch.setattr(stages, "train_and_test", record)
+    return begun
+
+
+def started(*overrides: str) -> Any:
+    return stages.train_in_stages(composed(*overrides), Path("run"), "mine", "data")
+
+
+def test_a_stage_comes_first_and_fills_the_option_that_it_provides(runs: list) -> None:
+    changes = ("stages.translator.method.max_iters=7", "ckpt_path=of_the_method.ckpt")
+    assert started("method=spgan", *changes) == 0.25
+    (translator, folder, name), (method, own_folder, own_name) = runs
+    assert (folder, name) == (Path("run/translator"), "mine/translator")
+    assert translator.method._target_.endswith("SPGAN")
+    assert translator.method.max_iters == 7
+    assert translator.data.source._target_ == method.data.source._target_
+    assert translator.ckpt_path is None
+    assert {"stop", "checkpoint", "translate"} <= set(translator.callbacks)
+    assert (own_folder, own_name) == (Path("run"), "mine")
+    assert method.method._target_.endswith("ReidSourceOnly")
+    assert method.data.translated == "run/translator/translated"
+    assert method.ckpt_path == "of_the_method.ckpt"
+    assert "translate" not in method.callbacks
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("method=spgan", "data.translated=earlier"),
+        ("method=ecn", "data.camera_style=earlier"),
+        ("method=ecn", "method.camera=false"),
+        ("method=cbst",),
+    ],
+)
+def test_what_is_given_or_not_needed_is_not_made(overrides: tuple[str, ...], runs: list) -> None:
+    started(*overrides)
+    assert [folder for _, folder, _ in runs] == [Path("run")]
+
+
+def test_killed_while_it_translates_it_goes_on_to_the_same_weights(tmp_path: Path) -> None:
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    line = ["method=spgan", *tiny("spgan"), "+callbacks.kill={_target_: tiny_runs.Kill}", "resume=auto"]
+    succeeded(command(line, whole))
+    assert command(line, stopped, KILL="translation 5").returncode == KILLED
+    (run,) = run_folders(stopped)
+    translated = run / "translator" / "translated"
+    assert len(list(translated.rglob("*.png"))) == 4
+    begun = {file: file.stat().st_mtime_ns for file in translated.rglob("*.png")}
+    succeeded(command(line, stopped))
+    assert run_folders(stopped) == [run]
+    (reference,) = run_folders(whole)
+    for part in ("", "translator"):
+        assert_same_training(*(folder / part / "checkpoints" / "last.ckpt" for folder in (run, reference)))
+    images, expected = ({f.name: f.read_bytes() for f in r.rglob("translated/*.png")} for r in (run, reference))
+    assert images == expected
+    assert all(file.stat().st_mtime_ns == time for file, time in begun.items())
+    test = json.loads((run / "metrics.json").read_text())["test"]
+    assert test["target/map"] == json.loads((reference / "metrics.json").read_text())["test"]["target/map"]

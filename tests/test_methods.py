@@ -4,6 +4,7 @@ import importlib
 import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from subprocess import CompletedProcess
 
@@ -13,6 +14,7 @@ import torch
 from omegaconf import OmegaConf
 from tiny_runs import (
     METHODS,
+    alone,
     assert_same,
     assert_same_training,
     built,
@@ -26,6 +28,10 @@ from tiny_runs import (
 )
 
 from da_lightning.arguments import checked_arguments
+from da_lightning.reid.camera_style import ByCamera, CameraStyle
+from da_lightning.reid.data import PersonDataModule
+from da_lightning.reid.datasets import QueryGallery, ToyPeople
+from da_lightning.reid.module import ReidModule
 from da_lightning.segmentation.data import SegmentationDataModule
 from da_lightning.segmentation.datasets import ToyStreets
 from da_lightning.segmentation.module import SegmentationModule
@@ -50,15 +56,22 @@ class Trained:
         return sorted((self.folder / "checkpoints").glob("epoch=*.ckpt"))
 
 
+class ParametersBefore(L.Callback):
+    """Keeps what training begins from; some modules make networks when they have seen the data."""
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.parameters = {name: p.detach().clone() for name, p in pl_module.named_parameters()}
+
+
 @pytest.fixture(scope="module", params=METHODS)
 def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     folder = tmp_path_factory.mktemp(request.param)
     module, data = built(request.param)
-    before = {name: p.detach().clone() for name, p in module.named_parameters()}
-    fit = trainer(folder)
+    before = ParametersBefore()
+    fit = trainer(folder, before)
     fit.fit(module, data)
     scores = fit.test(module, data, verbose=False)[0]
-    return Trained(request.param, module, before, scores, folder)
+    return Trained(request.param, module, before.parameters, scores, folder)
 
 
 def test_every_player_learns(trained: Trained) -> None:
@@ -122,7 +135,7 @@ def test_bfloat16_stays_finite(trained: Trained, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_it_needs_no_hydra(method: str, tmp_path: Path) -> None:
-    options = OmegaConf.to_container(composed(f"method={method}", *tiny(method)).method, resolve=True)
+    options = OmegaConf.to_container(composed(f"method={method}", *tiny(method), *alone(method)).method, resolve=True)
     package, _, name = options.pop("_target_").rpartition(".")
     module = getattr(importlib.import_module(package), name)(**options)
     data = a_data_module(module, tmp_path)
@@ -152,12 +165,24 @@ def a_data_module(module: AdaptationModule, folder: Path) -> L.LightningDataModu
             image_size=(32, 48),
             **loader,
         )
+    if isinstance(module, ReidModule):
+        people = partial(ToyPeople, persons=4, cameras=2, images_per_camera=2, distractors=1, junk=1, size=(32, 32))
+        return PersonDataModule(
+            source=people("street"),
+            target=people("station", labelled=False),
+            tests={"target": QueryGallery(*(people("station", part) for part in ("query", "gallery")))},
+            image_size=(32, 32),
+            **loader,
+        )
     if isinstance(module, UNITClassifier):
         files = write_digits(folder / "digits", size=32)
         source, target, *tests = (
             Digits(files, f"{name}.npz", labelled=name != "usps_train")
             for name in ("mnist_train", "usps_train", "mnist_test", "usps_test")
         )
+    elif isinstance(module, CameraStyle):
+        source = target = ByCamera(ToyPeople("station", persons=4, cameras=2, size=(32, 32), labelled=False))
+        tests = source, target
     else:
         source, target, *tests = (
             ToyShoes(style, 4, seed, size=(32, 32)) for seed in (0, 50) for style in ("drawing", "photo")

@@ -124,6 +124,11 @@ def tiny(method: str) -> list[str]:
     return [*data, *lengths, *widths, *batches, "trainer=cpu", "logger=csv", "callbacks.progress=null"]
 
 
+def alone(method: str) -> list[str]:
+    """Overrides for ``method`` where no stage has come before it."""
+    return ["method.camera=false"] if "camera" in composed(f"method={method}").method else []
+
+
 def write_digits(folder: Path, size: int = 28) -> Path:
     """Files as `data=mnist2usps` wants them, with a few random images."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -136,7 +141,7 @@ def write_digits(folder: Path, size: int = 28) -> Path:
 
 def built(method: str, *overrides: str, seed: int = 0) -> tuple[AdaptationModule, L.LightningDataModule]:
     """Method and data of a tiny run."""
-    cfg = composed(f"method={method}", *tiny(method), *overrides)
+    cfg = composed(f"method={method}", *tiny(method), *alone(method), *overrides)
     L.seed_everything(seed, verbose=False)
     return build(cfg.method, "method"), build(cfg.data, "data")
 

@@ -80,6 +80,7 @@ class CameraPair(UnpairedImages):
 
     Args:
         source, target: The images of all cameras, in either.
+        tests: The same of test images, as ``source`` and ``target``.
         cameras: Numbers of the two.
         options: See :class:`~da_lightning.translation.data.UnpairedImages`.
 
@@ -88,7 +89,12 @@ class CameraPair(UnpairedImages):
     """
 
     def __init__(
-        self, source: PersonDataset, target: PersonDataset, cameras: tuple[int, int] | None = None, **options: Any
+        self,
+        source: PersonDataset,
+        target: PersonDataset,
+        tests: dict[Domain, PersonDataset] | None = None,
+        cameras: tuple[int, int] | None = None,
+        **options: Any,
     ) -> None:
         found = ByCamera(source).cameras
         if cameras is None or not set(cameras) <= set(found) or cameras[0] == cameras[1]:
@@ -98,7 +104,13 @@ class CameraPair(UnpairedImages):
                 f"{'not set' if cameras is None else list(cameras)}: end the command with 'data.cameras={pairs}' -m "
                 "for a training of each pair."
             )
-        super().__init__(OneCamera(source, cameras[0]), OneCamera(target, cameras[1]), **options)
+        camera_of = dict(zip(DOMAINS, cameras, strict=True))
+        super().__init__(
+            OneCamera(source, camera_of["source"]),
+            OneCamera(target, camera_of["target"]),
+            {domain: OneCamera(dataset, camera_of[domain]) for domain, dataset in (tests or {}).items()},
+            **options,
+        )
 
 
 # -- method ------------------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from da_lightning.translation.image_pool import ImagePool
 from da_lightning.translation.linear_decay import LinearDecayTranslation
 from da_lightning.translation.losses import l1
 from da_lightning.translation.module import DOMAINS, Domain, other
-from da_lightning.translation.networks.blocks import initialise
+from da_lightning.translation.networks.blocks import Additive, initialise
 from da_lightning.translation.networks.cyclegan import (
     GeneratorName,
     PatchDiscriminator,
@@ -42,6 +42,8 @@ class CycleGAN(LinearDecayTranslation):
         width: Channels of the generators' first layer.
         residuals: Residual blocks of the ResNet.
         halvings: Of the sides in the U-Net, whose images have multiples of ``2 ** halvings`` as sides.
+        additive: Generators say what to add to an image, see
+            :class:`~da_lightning.translation.networks.blocks.Additive`.
         discriminator_width: Channels of the discriminators' first layer.
         gan: ``least_squares`` or ``vanilla`` (cross-entropy).
         cycle_weight: Of the L1 distance of an image to its round trip.
@@ -57,6 +59,7 @@ class CycleGAN(LinearDecayTranslation):
         width: int = 64,
         residuals: int = 9,
         halvings: int = 8,
+        additive: bool = False,
         discriminator_width: int = 64,
         gan: Gan = "least_squares",
         cycle_weight: float = 10.0,
@@ -78,6 +81,8 @@ class CycleGAN(LinearDecayTranslation):
         self.discriminators = nn.ModuleDict({domain: PatchDiscriminator(discriminator_width) for domain in DOMAINS})
         self.pools = {domain: ImagePool(pool_size) for domain in DOMAINS}
         initialise(self, "normal")
+        if additive:
+            self.generators.update({domain: Additive(generator) for domain, generator in self.generators.items()})
         if init_from:
             self._load(Path(init_from))
 

@@ -14,6 +14,7 @@ from da_lightning.training.module import Player, Term, frozen
 from da_lightning.translation.linear_decay import LinearDecayTranslation
 from da_lightning.translation.losses import l1
 from da_lightning.translation.module import DOMAINS, Domain
+from da_lightning.translation.networks.blocks import Additive
 from da_lightning.translation.networks.stargan import StarDiscriminator, StarGenerator, official_state
 from da_lightning.translation.weights import load_weights
 
@@ -30,6 +31,7 @@ class StarGAN(LinearDecayTranslation):
             leaves the networks to :meth:`build`.
         width: Channels of the generator's first layer.
         residuals: Residual blocks of the generator.
+        additive: It says what to add to an image, see :class:`~da_lightning.translation.networks.blocks.Additive`.
         discriminator_width, discriminator_layers, class_kernel: See
             :class:`~da_lightning.translation.networks.stargan.StarDiscriminator`.
         classification_weight: Of the domains' cross-entropy.
@@ -48,6 +50,7 @@ class StarGAN(LinearDecayTranslation):
         num_domains: int | None = 2,
         width: int = 64,
         residuals: int = 6,
+        additive: bool = False,
         discriminator_width: int = 64,
         discriminator_layers: int = 6,
         class_kernel: int | tuple[int, int] = 2,
@@ -68,14 +71,15 @@ class StarGAN(LinearDecayTranslation):
         self.classification_weight, self.reconstruction_weight = classification_weight, reconstruction_weight
         self.penalty_weight, self.critic_steps = penalty_weight, critic_steps
         self._sizes = (width, residuals), (discriminator_width, discriminator_layers, class_kernel)
-        self._init_from = init_from
+        self._additive, self._init_from = additive, init_from
         if num_domains is not None:
             self.build(num_domains)
 
     def build(self, num_domains: int) -> None:
         """Make the networks for so many domains, and begin from ``init_from``."""
         of_generator, of_discriminator = self._sizes
-        self.generator = StarGenerator(num_domains, *of_generator)
+        generator = StarGenerator(num_domains, *of_generator)
+        self.generator = Additive(generator) if self._additive else generator
         self.discriminator = StarDiscriminator(num_domains, *of_discriminator)
         if self._init_from:
             self._load(Path(self._init_from))

@@ -57,8 +57,9 @@ def test_experiments_give_their_method_what_it_takes(name: str) -> None:
     method = OmegaConf.to_container(composed(f"experiment={name}").method, resolve=True)
     kind = target_of(method)
     checked = checked_arguments(kind, {key: value for key, value in method.items() if key != "_target_"}, "method")
-    if "pretrained" in checked.get("network", {}):
-        checked["network"]["pretrained"] = None  # nothing to download here
+    for node in (checked.get("network", {}), checked.get("backbone", {})):
+        if "pretrained" in node:
+            node["pretrained"] = None  # nothing to download here
     kind(**checked)
 
 

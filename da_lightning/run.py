@@ -21,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from da_lightning.config import CONF_DIR
 from da_lightning.config.resume import unfinished_stamp
+from da_lightning.config.sweeps import job_of_sweep, prefer_own_presets
 from da_lightning.errors import UserError
 
 # Heavy imports (torch, lightning) wait until Hydra has composed: --help and --cfg must answer at once.
@@ -32,11 +33,18 @@ def main() -> None:
     refuse_swept_devices(arguments)
     # Lightning starts a process for each device by running this command again; the stamp keeps all in one folder.
     os.environ.setdefault("DA_RUN_STAMP", unfinished_stamp(arguments) or datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
+    prefer_own_presets()
     hydra.main(config_path=str(CONF_DIR), config_name="config", version_base="1.3")(run)()
 
 
 def run(cfg: DictConfig) -> float | None:
     """One run, or one job of a sweep; returns the score named by ``objective``, for sweepers."""
+    with job_of_sweep(cfg):
+        return _run(cfg)
+    return None  # the job failed, and the sweep goes on
+
+
+def _run(cfg: DictConfig) -> float | None:
     try:
         missing = sorted(_missing_keys(OmegaConf.to_container(cfg)))
         if missing:

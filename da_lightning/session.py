@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from da_lightning.config.build import build
 from da_lightning.errors import UserError
+from da_lightning.report import leave_report
 from da_lightning.training.checkpoints import check_resumable, read_checkpoint
 from da_lightning.training.module import AdaptationModule
 from da_lightning.training.results import draw_bars, peak_memory_mb, print_table, versions, write_metrics
@@ -51,7 +52,7 @@ def train_and_test(cfg: DictConfig, run_dir: Path, method: str, data_name: str) 
     module = cast(AdaptationModule, build(cfg.method, "method"))
     objective = cfg.objective or module.objective
     if checkpoint:
-        check_resumable(checkpoint, content, module)
+        check_resumable(checkpoint, content, module, is_averaged=bool(cfg.callbacks.get("ema")))
     del content  # as large as the network and its optimisers together
     (run_dir / "metrics.json").unlink(missing_ok=True)  # of an earlier run in this folder
     with _trainer(cfg, run_dir, module, f"{method}/{data_name}", is_resumed=checkpoint is not None) as trainer:
@@ -78,6 +79,7 @@ def train_and_test(cfg: DictConfig, run_dir: Path, method: str, data_name: str) 
                 print_table(scores, f"{method} on {data_name} (last iteration, seed {cfg.seed})")
             print(f"{run_dir}: {summary['seconds']:.0f} s, {summary['peak_memory_mb']:.0f} MB")
             write_metrics(run_dir / "metrics.json", summary)
+            leave_report(run_dir)
     return scores.get(objective) if objective else None
 
 

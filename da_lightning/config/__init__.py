@@ -16,4 +16,12 @@ def _class_map(path: str, part: str) -> Any:
     return getattr(read_class_map(path), part)
 
 
+def _gpus() -> int:
+    """``${gpus:}``, at least one."""
+    from da_lightning.config.sweeps import visible_gpus
+
+    return max(1, len(visible_gpus()))
+
+
 OmegaConf.register_new_resolver("class_map", _class_map, replace=True)
+OmegaConf.register_new_resolver("gpus", _gpus, replace=True)

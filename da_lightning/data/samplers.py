@@ -29,10 +29,11 @@ class PassSampler(Sampler[Draw]):
         self.indices: Sequence[int] = range(size)
         self.length, self.seed, self.rank, self.world_size = length, seed, rank, world_size
         self.epoch = 0
+        self.is_frozen = False  # the first epoch again and again
 
     def set_epoch(self, epoch: int) -> None:
         """Called by Lightning at the start of each epoch."""
-        self.epoch = epoch
+        self.epoch = 0 if self.is_frozen else epoch
 
     def __len__(self) -> int:
         return self.length

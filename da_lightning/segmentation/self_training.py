@@ -26,6 +26,7 @@ from da_lightning.segmentation.pseudo_labels import Thresholds, class_counts, fi
 from da_lightning.segmentation.source_only import SourceOnly
 from da_lightning.segmentation.spatial_prior import prior_pictures, save_prior, spatial_prior
 from da_lightning.training.callbacks import KeepSourceOnly
+from da_lightning.training.ema import averaged_weights
 from da_lightning.training.module import Term
 from da_lightning.training.optimizers import poly
 
@@ -192,7 +193,8 @@ class SelfTraining(L.Callback):
         done = module.iteration + 1
         if done >= module.max_iters:
             if self.target_statistics:
-                self._estimate_statistics(trainer, module)
+                with averaged_weights(trainer, module):
+                    self._estimate_statistics(trainer, module)
         elif self.round < self.rounds and done >= module.source_iters + self.round * module.iters_per_round:
             self._begin_round(trainer, module)
 
@@ -213,10 +215,11 @@ class SelfTraining(L.Callback):
 
     def _begin_round(self, trainer: L.Trainer, module: SelfTrainedSegmenter) -> None:
         self.round += 1
-        if self.target_statistics:
-            self._estimate_statistics(trainer, module)
         folder = Path(trainer.default_root_dir) / "pseudo_labels" / f"round_{self.round}"
-        self._label_target(trainer, module, _grown(self.portions, self.round), folder)
+        with averaged_weights(trainer, module):
+            if self.target_statistics:
+                self._estimate_statistics(trainer, module)
+            self._label_target(trainer, module, _grown(self.portions, self.round), folder)
         self._use_labels(trainer, folder)
         for optimizer in trainer.optimizers:
             optimizer.state.clear()  # each round starts afresh, as in both official codes

@@ -12,6 +12,8 @@ from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from torch import Tensor
 from torchvision.utils import make_grid, save_image
 
+from da_lightning.data.samplers import PassSampler
+from da_lightning.training.ema import averaged_weights
 from da_lightning.training.module import AdaptationModule
 
 log = logging.getLogger(__name__)
@@ -47,7 +49,7 @@ class KeepSourceOnly(L.Callback):
         file = self._file(trainer)
         if trainer.ckpt_path is None:
             if self.after == 0:
-                trainer.save_checkpoint(file, weights_only=True)
+                self._save(trainer, pl_module)
             return
         earlier = Path(trainer.ckpt_path).with_name(file.name)
         if trainer.is_global_zero and earlier.is_file() and not file.is_file():  # the run goes on in another folder
@@ -58,10 +60,25 @@ class KeepSourceOnly(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if cast(AdaptationModule, pl_module).iteration + 1 == self.after:
+            self._save(trainer, pl_module)
+
+    def _save(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        with averaged_weights(trainer, module):  # as the result will be, which they are held against
             trainer.save_checkpoint(self._file(trainer), weights_only=True)
 
     def _file(self, trainer: L.Trainer) -> Path:
         return Path(trainer.default_root_dir) / "checkpoints" / "source_only.ckpt"
+
+
+class SameBatches(L.Callback):
+    """Shows the first epoch's batches, augmentation and all, again and again: what can learn learns them by heart.
+
+    Lightning's ``overfit_batches`` would bring its own sampler, whose samples have no seeds.
+    """
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        for loader in cast(dict, trainer.train_dataloader).values():
+            cast(PassSampler, loader.sampler).is_frozen = True
 
 
 class ChannelsLast(L.Callback):

@@ -59,11 +59,12 @@ def check_classes(path: str | Path, content: Mapping[str, Any], classes: Iterabl
         )
 
 
-def check_resumable(path: str | Path, content: Mapping[str, Any], module: nn.Module) -> None:
-    """Check that the training in a checkpoint can go on in ``module``.
+def check_resumable(path: str | Path, content: Mapping[str, Any], module: nn.Module, is_averaged: bool) -> None:
+    """Check that the training in a checkpoint can go on in ``module``, with or without an average of its weights.
 
     Raises:
-        CheckpointError: Weights without a training, or of another class list, method or network.
+        CheckpointError: Weights without a training, of another class list, method or network, or an average that the
+            training would go on without.
     """
     if not {"state_dict", "optimizer_states", "loops"} <= content.keys():
         raise CheckpointError(
@@ -80,4 +81,9 @@ def check_resumable(path: str | Path, content: Mapping[str, Any], module: nn.Mod
         raise CheckpointError(
             f"{path} is from another method or network ({len(differing)} entries differ, {differing[0]} for one): "
             "give the options that it was trained with, or begin a new run."
+        )
+    if "current_model_state" in content and not is_averaged:
+        raise CheckpointError(
+            f"{path} is from a training that averages its weights: give callbacks=ema to go on, or begin a new run "
+            f"from the average with method.init_from={path}."
         )

@@ -11,6 +11,11 @@ def resolve_strategy(
     """``auto`` becomes what ``module`` needs on more than one device; anything else is left as it is."""
     if strategy != "auto":
         return strategy
+    return "auto" if count_processes(accelerator, devices, num_nodes) == 1 else module.ddp_strategy
+
+
+def count_processes(accelerator: str, devices: int | str | list[int], num_nodes: int) -> int:
+    """Processes that Lightning makes of these options of the trainer."""
     if isinstance(devices, list):
         count = len(devices)
     elif str(devices) in ("auto", "-1"):
@@ -19,4 +24,4 @@ def resolve_strategy(
         count = len([d for d in devices.split(",") if d.strip()])
     else:
         count = int(devices)
-    return "auto" if count * num_nodes == 1 else module.ddp_strategy
+    return count * num_nodes

@@ -1,0 +1,101 @@
+"""A run, several runs, or a sweep as one page to look at.
+
+    python -m da_lightning.report outputs/cbst/toy_streets/<time>
+    python -m da_lightning.report outputs/cbst/... outputs/adaptsegnet/... baseline=adaptsegnet output=report.html
+    python -m da_lightning.report multirun/cbst/toy_streets/<time>
+
+A folder of one run gives the page of that run; several folders, or one with several runs below it, a comparison; the
+folder of a sweep, its scores along the keys that were swept. Runs whose configuration differs in the seed only are
+averaged. The page is one file and needs no network.
+
+output=       where to write it: report.html in the run's or the sweep's folder; of several, in the present folder
+baseline=     what differences are to: a run's folder, its name, a method, a recipe, or the label that the page gives it
+oracle=       the run that was trained on target labels, likewise
+"""
+
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from da_lightning.errors import UserError
+
+log = logging.getLogger(__name__)
+
+_OPTIONS = ("output", "baseline", "oracle")
+
+
+def main() -> None:
+    """Entry point of ``python -m da_lightning.report``."""
+    arguments = sys.argv[1:]
+    if not arguments or {"-h", "--help"} & set(arguments):
+        print(__doc__)
+        return
+    try:
+        print(report(*_parsed(arguments)))
+    except UserError as error:
+        sys.exit(f"error: {error}")
+
+
+def _parsed(arguments: Sequence[str]) -> tuple[list[Path], Path | None, str | None, str | None]:
+    folders, options = [], dict.fromkeys(_OPTIONS, "")
+    for argument in arguments:
+        name, sign, value = argument.partition("=")
+        if not sign or Path(argument).exists():
+            folders.append(Path(argument).expanduser())
+        elif name in _OPTIONS:
+            options[name] = value
+        else:
+            raise UserError(f"{name}= is no option: write folders of runs and {'=, '.join(_OPTIONS)}=.")
+    output = Path(options["output"]).expanduser() if options["output"] else None
+    return folders, output, options["baseline"] or None, options["oracle"] or None
+
+
+def leave_report(run: Path) -> None:
+    """Write the page of a run that has just ended; what goes wrong is a line in its log, never the run's failure."""
+    try:
+        report([run])
+    except Exception as error:
+        log.warning("%s has no report.html: %s: %s", run, type(error).__name__, " ".join(str(error).split()))
+
+
+def report(
+    folders: Sequence[Path], output: Path | None = None, baseline: str | None = None, oracle: str | None = None
+) -> Path:
+    """Write the page of runs.
+
+    Args:
+        folders: Of a run, of a sweep, or with runs below them.
+        output: The file to write; ``None`` puts it where ``--help`` says.
+        baseline: The run, or its label, that differences are to.
+        oracle: The run, or its label, that was trained on target labels.
+
+    Returns:
+        The file.
+
+    Raises:
+        UserError: A folder without runs, a broken file in one, a name of none, or an output that cannot be written.
+    """
+    from da_lightning.reporting.page import compared, single
+    from da_lightning.reporting.runs import find_runs, is_run, is_sweep
+
+    if not folders:
+        raise UserError("No run was given: name at least one run's folder, like outputs/<method>/<data>/<time>.")
+    runs = list(dict.fromkeys(run for folder in folders for run in find_runs(folder)))
+    sweep = folders[0] if len(folders) == 1 and is_sweep(folders[0]) else None
+    is_single = len(runs) == 1 and sweep is None and is_run(folders[0])
+    beside = folders[0] if is_single or sweep else Path()
+    file = output or beside / "report.html"
+    text = single(runs[0], baseline, oracle) if is_single else compared(runs, file.parent, baseline, oracle, sweep)
+    partial = file.with_name(f".{file.name}.partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(file)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise UserError(f"output={file} cannot be written ({error.strerror}): choose another file.") from None
+    return file
+
+
+if __name__ == "__main__":
+    main()

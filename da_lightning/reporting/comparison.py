@@ -1,0 +1,186 @@
+"""Several runs beside each other: grouped over seeds, against a baseline, along the keys of a sweep."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from da_lightning.errors import UserError
+from da_lightning.reporting.runs import Run, is_run, read_run
+from da_lightning.reporting.scores import Score, Spread
+
+_WITHOUT_EFFECT = {"seed", "resume", "logger", "progress", "enable_progress_bar", "num_workers", "pin_memory"}
+_GENERATIONS = 5
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs whose configuration differs in the seed only."""
+
+    label: str
+    runs: list[Run]
+    options: Mapping[str, Any]
+
+    def spread(self, score: Score) -> Spread | None:
+        return Spread.of(run.scores.get(score) for run in self.runs)
+
+    @cached_property
+    def seconds(self) -> Spread | None:
+        return Spread.of(run.summary.get("seconds") for run in self.runs)
+
+    @cached_property
+    def peak_memory_mb(self) -> float | None:
+        return max((run.summary.get("peak_memory_mb") or 0 for run in self.runs), default=0) or None
+
+    def difference(self, other: "Group", score: Score) -> tuple[Spread, bool] | None:
+        """Against another group: of runs with the same seed where both have two such pairs, or else of the means.
+
+        Returns:
+            The difference and whether it is of pairs; ``None`` where one of the two has no such score.
+        """
+        own, its = (
+            {run.seed: value for run in group.runs if (value := run.scores.get(score)) is not None}
+            for group in (self, other)
+        )
+        pairs = [own[seed] - its[seed] for seed in own if seed in its]
+        if len(pairs) > 1 and (paired := Spread.of(pairs)):
+            return paired, True
+        mine, theirs = self.spread(score), other.spread(score)
+        return (Spread(mine.mean - theirs.mean, None), False) if mine and theirs else None
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Jobs of a sweep and the keys that were swept; the seed is none of them, its runs are averaged."""
+
+    folder: Path
+    runs: list[Run]
+    keys: list[str]
+
+    @classmethod
+    def of(cls, folder: Path, runs: Sequence[Run]) -> "Sweep":
+        """What differs between the overrides of the jobs."""
+        names = dict.fromkeys(name for run in runs for name in run.overrides if name != "seed")
+        return cls(folder, list(runs), [name for name in names if len({_override(run, name) for run in runs}) > 1])
+
+    def values(self, key: str) -> list[str]:
+        """Of each job, as the command had them."""
+        return [_override(run, key) for run in self.runs]
+
+    def value(self, run: Run, key: str) -> str:
+        """Empty for a run that is no job of the sweep."""
+        return _override(run, key) if any(run is job for job in self.runs) else ""
+
+    def short(self, key: str) -> str:
+        """Without its groups, where that leaves no doubt."""
+        name = key.rpartition(".")[2]
+        return name if sum(other.rpartition(".")[2] == name for other in self.keys) == 1 else key
+
+    def label(self, run: Run) -> str:
+        """``portion=0.2, rounds=3``; empty for a run that is no job of the sweep."""
+        if not any(run is job for job in self.runs):
+            return ""
+        return ", ".join(f"{self.short(key)}={self.value(run, key)}" for key in self.keys)
+
+
+def _override(run: Run, key: str) -> str:
+    return run.overrides.get(key, "default")
+
+
+def grouped(runs: Sequence[Run]) -> list[Group]:
+    """Groups in the order of their first runs, each with a label of its own."""
+    members: dict[str, list[Run]] = {}
+    for run in runs:
+        members.setdefault(_identity(run), []).append(run)
+    options = [dict(_flat(_seedless(runs[0].config))) for runs in members.values()]
+    labels = _labels([runs[0] for runs in members.values()], options)
+    return [
+        Group(label, sorted(runs, key=lambda run: str(run.seed)), option)
+        for label, runs, option in zip(labels, members.values(), options, strict=True)
+    ]
+
+
+def differing(groups: Sequence[Group]) -> dict[str, list[Any]]:
+    """Options in which the groups differ, with a value for each group."""
+    return _differing([group.options for group in groups])
+
+
+def find_group(groups: Sequence[Group], wanted: str, what: str) -> Group:
+    """The group with this label, or with a run of this folder, name, method or recipe.
+
+    Raises:
+        UserError: None, or more than one.
+    """
+    path = Path(wanted).resolve()
+    tests = (
+        lambda group: group.label == wanted,
+        lambda group: any(run.folder.resolve() == path for run in group.runs),
+        lambda group: any(run.folder.name == wanted for run in group.runs),
+        lambda group: any(run.method == wanted for run in group.runs),
+        lambda group: any(run.choices.get("experiment") == wanted for run in group.runs),
+    )
+    for test in tests:
+        found = [group for group in groups if test(group)]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            break
+    raise UserError(
+        f"{what}={wanted} names {len(found) or 'none'} of what is compared: give a run's folder or one of "
+        f"{', '.join(repr(group.label) for group in groups)}."
+    )
+
+
+def _identity(run: Run) -> str:
+    # Nothing is known of how a run without its configuration was made, so it stands alone.
+    config = _seedless(run.config) if run.config else str(run.folder.resolve())
+    return json.dumps([run.method, run.data, config], sort_keys=True, default=str)
+
+
+def _seedless(value: Any, generation: int = 0) -> Any:
+    """Without seeds and what has no effect on scores; a run's checkpoint stands for how that run was made."""
+    if isinstance(value, Mapping):
+        return {key: _seedless(item, generation) for key, item in value.items() if str(key) not in _WITHOUT_EFFECT}
+    if isinstance(value, str) and value.endswith(".ckpt") and generation < _GENERATIONS:
+        file = Path(value)
+        if is_run(file.parent.parent) and (config := read_run(file.parent.parent).config):
+            return {file.name: _seedless(config, generation + 1)}
+    return value
+
+
+def _flat(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping) and value:
+        for name, item in value.items():
+            yield from _flat(item, f"{key}.{name}".lstrip("."))
+    else:
+        yield key, value
+
+
+def _differing(options: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    names = dict.fromkeys(name for option in options for name in option)
+    columns = {name: [option.get(name, "") for option in options] for name in names}
+    return {name: values for name, values in columns.items() if any(value != values[0] for value in values)}
+
+
+def _labels(runs: Sequence[Run], options: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The method; where that does not tell two groups apart also the recipe, some options, or the folder's name."""
+    several_data = len({run.data for run in runs}) > 1
+    bases = [f"{run.method} on {run.data}" if several_data else run.method for run in runs]
+    labels = []
+    for base, run, own in zip(bases, runs, options, strict=True):
+        keys = _differing([option for option, other in zip(options, bases, strict=True) if other == base])
+        recipes = [other.choices.get("experiment") for other, its in zip(runs, bases, strict=True) if its == base]
+        if bases.count(base) == 1:
+            labels.append(base)
+        elif all(recipes) and len(set(recipes)) == len(recipes):
+            labels.append(f"{base} ({run.choices['experiment']})")
+        elif 0 < len(keys) <= 3:
+            labels.append(", ".join([base, *(f"{key.rpartition('.')[2]}={own.get(key, '')}" for key in keys)]))
+        else:
+            labels.append(f"{base} ({run.folder.name})")
+    return [
+        label if labels.count(label) == 1 else f"{label} ({run.folder})"
+        for label, run in zip(labels, runs, strict=True)
+    ]

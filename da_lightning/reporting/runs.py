@@ -1,0 +1,267 @@
+"""What a run left on disk, read without torch, so that old runs and other people's have their page too."""
+
+import csv
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from da_lightning.errors import UserError
+from da_lightning.reporting.scores import Score, by_name, main_score
+
+Point = tuple[float, float]
+
+_AXES = ("epoch", "step", "round", "train/iteration")
+_LABELS_CHOSE = re.compile(r"oracle|target[ _-]?labels?|target[ _-]test|\btarget/", re.IGNORECASE)
+_LABELS_DID_NOT = re.compile(r"\b(without|no|not)\b|unsupervised", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder; nothing in it is required but ``metrics.json`` or ``metrics.csv``.
+
+    Args:
+        folder: Where it lies.
+        summary: ``metrics.json``, empty for a run that did not finish.
+        config: ``.hydra/config.yaml`` as composed, or else ``{"method": <hparams.yaml>}``, or nothing.
+        overrides: What the command changed, ``key`` -> text of the value.
+        choices: Names of the chosen groups (``method``, ``data``, ``experiment``).
+    """
+
+    folder: Path
+    summary: Mapping[str, Any]
+    config: Mapping[str, Any]
+    overrides: Mapping[str, str]
+    choices: Mapping[str, Any]
+
+    @property
+    def method(self) -> str:
+        return str(self.summary.get("method") or self.choices.get("method") or self.folder.name)
+
+    @property
+    def data(self) -> str:
+        return str(self.summary.get("data") or self.choices.get("data") or "unknown data")
+
+    @property
+    def seed(self) -> Any:
+        return self.summary.get("seed", self.config.get("seed"))
+
+    @property
+    def is_finished(self) -> bool:
+        return bool(self.summary)
+
+    @property
+    def selection(self) -> str:
+        """How the tested weights were selected, in the run's own words."""
+        return str(self.summary.get("selection", "not recorded"))
+
+    @property
+    def was_chosen_with_target_labels(self) -> bool:
+        return bool(_LABELS_CHOSE.search(self.selection)) and not _LABELS_DID_NOT.search(self.selection)
+
+    @cached_property
+    def scores(self) -> dict[Score, float | None]:
+        """Test scores by their parsed names; ``None`` where there was nothing to score (NaN)."""
+        return by_name(self.summary.get("test", {}))
+
+    @property
+    def objective(self) -> Score | None:
+        """The score that says whether it adapted."""
+        return main_score(self.scores, self.summary.get("objective"))
+
+    @property
+    def family(self) -> str:
+        """``segmentation``, ``translation`` or ``reid``; empty if unknown."""
+        parts = str(self.method_options.get("_target_", "")).split(".")
+        if parts[0] == "da_lightning" and len(parts) > 2:
+            return parts[1]
+        return "segmentation" if "classes" in self.method_options else ""
+
+    @property
+    def method_options(self) -> Mapping[str, Any]:
+        return self.config.get("method") or {}
+
+    @property
+    def colours(self) -> dict[str, tuple[int, int, int]]:
+        """Class names and the colours that pictures show them in."""
+        for part in ("method", "data"):
+            classes = (self.config.get(part) or {}).get("classes")
+            if isinstance(classes, Mapping):
+                return {str(name): tuple(colour) for name, colour in classes.items() if len(colour) == 3}
+        return {}
+
+    @property
+    def curves(self) -> dict[str, list[Point]]:
+        """Logged points, metric -> (iteration, value) in order, also of the attempts before a run was resumed."""
+        return self._points[0]
+
+    @property
+    def rounds(self) -> list[dict[str, float]]:
+        """What was logged at each round of self-training, in order."""
+        return self._points[1]
+
+    @cached_property
+    def _points(self) -> tuple[dict[str, list[Point]], list[dict[str, float]]]:
+        return _read_points(self.folder)
+
+    @property
+    def pictures(self) -> list[Path]:
+        found = [file for file in (self.folder / "pictures").rglob("*") if file.suffix in (".png", ".jpg", ".gif")]
+        return sorted(found, key=natural)
+
+    @property
+    def stages(self) -> "list[Run]":
+        """Runs that came before this one, in folders of their own."""
+        return [read_run(folder) for folder in sorted(self.folder.iterdir()) if is_run(folder)]
+
+    @property
+    def pseudo_labels(self) -> list[int]:
+        """How many label maps are kept, a number a round."""
+        return [sum(1 for _ in folder.rglob("*.png")) for folder in (self.folder / "pseudo_labels").glob("round_*")]
+
+    def text(self, name: str) -> str:
+        """A text file of the run, empty if it is not there."""
+        file = self.folder / name
+        return file.read_text(errors="replace").strip() if file.is_file() else ""
+
+
+def natural(path: Path) -> list[Any]:
+    """A key under which ``round_2`` comes before ``round_10``."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", str(path))]
+
+
+def is_run(folder: Path) -> bool:
+    return (folder / "metrics.json").is_file() or (folder / "metrics.csv").is_file()
+
+
+def is_sweep(folder: Path) -> bool:
+    return (folder / "multirun.yaml").is_file()
+
+
+def find_runs(folder: Path) -> list[Path]:
+    """The run folders at or below ``folder``; stages of a run are not runs of their own.
+
+    Raises:
+        UserError: There is no such folder, or no run in it.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder} is no folder: give a run's folder, like outputs/<method>/<data>/<time>.")
+    found = list(_runs_below(folder))
+    if not found:
+        raise UserError(
+            f"{folder} holds neither metrics.json nor metrics.csv, and no folder below it does: give a run's folder."
+        )
+    return sorted(found, key=natural)
+
+
+def _runs_below(folder: Path) -> Iterator[Path]:
+    if is_run(folder):
+        yield folder
+        return
+    for below in folder.iterdir():
+        if below.is_dir() and not below.name.startswith("."):
+            yield from _runs_below(below)
+
+
+def jobs_without_results(sweep: Path) -> list[Path]:
+    """Jobs of a sweep that began and left no ``metrics.json``."""
+    jobs = {file.parent.parent for file in sweep.glob("*/.hydra/overrides.yaml")}
+    return sorted((job for job in jobs if not (job / "metrics.json").is_file()), key=natural)
+
+
+def read_run(folder: Path) -> Run:
+    """Read a run's small files; its points and pictures wait until they are asked for.
+
+    Raises:
+        UserError: A file in it is broken.
+    """
+    hydra = folder / ".hydra"
+    config = _read_yaml(hydra / "config.yaml") or {}
+    if not config and (options := _read_yaml(folder / "hparams.yaml")):
+        config = {"method": options}
+    overrides = _read_yaml(hydra / "overrides.yaml") or []
+    pairs = (str(override).lstrip("+~").partition("=") for override in overrides)
+    choices = (_read_yaml(hydra / "hydra.yaml") or {}).get("hydra", {}).get("runtime", {}).get("choices", {})
+    return Run(folder, _read_summary(folder), config, {key: value for key, _, value in pairs}, choices)
+
+
+def _read_summary(folder: Path) -> dict[str, Any]:
+    file = folder / "metrics.json"
+    if not file.is_file():
+        return {}
+    try:
+        summary = json.loads(file.read_text())
+    except ValueError as error:
+        raise UserError(f"{file} is not whole ({error}): run the command again, or leave this run out.") from None
+    tests = summary.get("test", {}) if isinstance(summary, dict) else None
+    if not isinstance(tests, dict) or not all(v is None or isinstance(v, int | float) for v in tests.values()):
+        raise UserError(f'{file} is no summary of a run: expected {{"test": {{name: number}}, ...}} in it.')
+    return summary
+
+
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """Plain values only; of what carries a Python tag, like a tuple, the plain value."""
+
+
+def _untagged(loader: Any, _: str, node: yaml.Node) -> Any:
+    if isinstance(node, yaml.SequenceNode):
+        return loader.construct_sequence(node, deep=True)
+    if isinstance(node, yaml.MappingNode):
+        return loader.construct_mapping(node, deep=True)
+    return node.value
+
+
+_Loader.add_multi_constructor("", _untagged)
+
+
+def _read_yaml(file: Path) -> Any:
+    """Interpolations stay as they are written; ``None`` if there is no such file."""
+    if not file.is_file():
+        return None
+    try:
+        return yaml.load(file.read_text(), Loader=_Loader)
+    except (yaml.YAMLError, ValueError) as error:
+        raise UserError(
+            f"{file} cannot be read ({' '.join(str(error).split())}): mend it or leave its run out."
+        ) from None
+
+
+def _read_points(folder: Path) -> tuple[dict[str, list[Point]], list[dict[str, float]]]:
+    curves: dict[str, list[Point]] = {}
+    rounds: dict[float, dict[str, float]] = {}
+    attempts = sorted(folder.glob("metrics*.csv"), key=lambda file: (file.name == "metrics.csv", natural(file)))
+    for file in attempts:
+        logged: dict[str, list[Point]] = {}
+        with file.open(newline="", errors="replace") as lines:
+            rows = csv.reader(line.replace("\0", "") for line in lines)
+            names = next(rows, [])
+            for row in rows:
+                numbers = {name: n for name, text in zip(names, row, strict=False) if (n := _number(text)) is not None}
+                if "round" in numbers:
+                    rounds[numbers["round"]] = numbers
+                step = numbers.get("step")
+                for name, value in numbers.items():
+                    if step is not None and name not in _AXES:
+                        logged.setdefault(name, []).append((step, value))
+        for name, points in logged.items():
+            # What an attempt logged after the checkpoint that the next one went on from did not count.
+            earlier = [point for point in curves.get(name, []) if point[0] < points[0][0]]
+            curves[name] = earlier + points
+    return curves, [rounds[number] for number in sorted(rounds)]
+
+
+def _number(text: str) -> float | None:
+    """A finite number, or ``None``: most cells are empty, and a killed run leaves half a line."""
+    if not text:
+        return None
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None

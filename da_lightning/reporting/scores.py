@@ -1,0 +1,102 @@
+"""Names of test scores: what they are of, how they are written, which way is better."""
+
+import re
+from collections.abc import Iterable, Mapping
+from statistics import mean, stdev
+from typing import NamedTuple
+
+ROLES = ("source_only", "oracle")
+
+_SHARE = re.compile(r"(reranked_)?(miou|iou|accuracy|map|map_trapezoid|rank\d+)")
+_LOWER_IS_BETTER = re.compile(r"l1|l2|fid|kid|loss|error|distance|entropy")
+_WRITTEN = {"miou": "mIoU", "iou": "IoU", "map": "mAP", "fid": "FID", "kid": "KID", "lpips": "LPIPS", "l1": "L1"}
+_MAIN = ("miou", "map", "accuracy", "fid")
+
+
+class Score(NamedTuple):
+    """``source_only/target/iou/road`` in its parts; what is not in the name is empty."""
+
+    role: str
+    place: str
+    metric: str
+    item: str = ""
+
+    @property
+    def is_share(self) -> bool:
+        return bool(_SHARE.fullmatch(self.metric))
+
+    @property
+    def sign(self) -> int:
+        """1 where more is better, -1 where less is."""
+        return -1 if _LOWER_IS_BETTER.search(self.metric) else 1
+
+    @property
+    def unit(self) -> str:
+        return "%" if self.is_share else ""
+
+    @property
+    def title(self) -> str:
+        """``target mIoU``, or the class."""
+        role = f"{self.role.replace('_', ' ')}: " if self.role else ""
+        return f"{role}{self.place} {self.item or written(self.metric)}".strip()
+
+    def under(self, role: str) -> "Score":
+        """The same score of other weights."""
+        return self._replace(role=role)
+
+    def shown(self, value: float | None, digits: int = 1) -> str:
+        """A value as it stands in a table: shares in per cent."""
+        if value is None:
+            return "–"
+        return f"{100 * value:.{digits}f}" if self.is_share else f"{value:.4g}"
+
+    def change(self, value: float | None) -> str:
+        """A difference with its sign, shares in points."""
+        if value is None:
+            return ""
+        text = self.shown(abs(value))
+        return text if float(text) == 0 else f"{'+' if value > 0 else '−'}{text}"
+
+
+def parse(name: str) -> Score:
+    """The parts of a name; a lone ``fid`` has no place."""
+    parts = name.split("/")
+    role = parts.pop(0) if parts[0] in ROLES and len(parts) > 1 else ""
+    place = parts.pop(0) if len(parts) > 1 else ""
+    return Score(role, place, parts[0], "/".join(parts[1:]))
+
+
+def by_name(scores: Mapping[str, float | None]) -> dict[Score, float | None]:
+    return {parse(name): value for name, value in scores.items()}
+
+
+def main_score(scores: Iterable[Score], objective: str | None) -> Score | None:
+    """The objective if it was scored, else the field's own measure on the target, else the first of the run's."""
+    own = [score for score in scores if not score.role and not score.item]
+    wanted = parse(objective) if objective else None
+    if wanted in own:
+        return wanted
+    for metric in _MAIN:
+        for place in ("target", ""):
+            if Score("", place, metric) in own:
+                return Score("", place, metric)
+    return own[0] if own else None
+
+
+def written(metric: str) -> str:
+    """``rank1`` -> ``rank-1``, ``cycle_l1`` -> ``cycle L1``."""
+    words = re.sub(r"(?<=rank)(\d+)", r"-\1", metric).split("_")
+    return " ".join(_WRITTEN.get(word, word) for word in words)
+
+
+class Spread(NamedTuple):
+    """Mean and sample standard deviation (``None`` for a single value)."""
+
+    mean: float
+    deviation: float | None
+
+    @classmethod
+    def of(cls, values: Iterable[float | None]) -> "Spread | None":
+        """Of the values that are there; ``None`` if none is."""
+        known = [value for value in values if value is not None]
+        return cls(mean(known), stdev(known) if len(known) > 1 else None) if known else None

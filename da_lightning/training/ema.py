@@ -1,0 +1,67 @@
+"""Exponential moving averages of the weights of any method."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import lightning.pytorch as L
+from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from da_lightning.errors import UserError
+
+
+class AveragedWeights(WeightAveraging):
+    """Averages all weights and batch-norm statistics after each iteration, however many players stepped in it.
+
+    The players train on from their own weights. The average is what validates, what is tested, what labels the target
+    in self-training, and the ``state_dict`` of checkpoints, where the players' own weights are ``current_model_state``.
+
+    Args:
+        decay: Of the average. Its ``n``-th update takes no more than ``(1 + n) / (10 + n)``, so that short trainings
+            forget their first weights.
+    """
+
+    def __init__(self, decay: float = 0.999) -> None:
+        if not 0 <= decay < 1:
+            raise UserError(f"callbacks.ema.decay={decay} is no decay: give a number from 0 up to, not including, 1.")
+        super().__init__(device=None, use_buffers=True, multi_avg_fn=_warmed_up(decay))
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert self._average_model is not None
+        self._average_model.to(pl_module.device)  # Lightning copies the module before it moves it
+
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        # A test wants the average, which is loaded by now; Lightning would go on to the players' own weights.
+        if trainer.state.fn == TrainerFn.FITTING:
+            super().on_load_checkpoint(trainer, pl_module, checkpoint)
+
+    @contextmanager
+    def swapped_in(self, module: L.LightningModule) -> Iterator[None]:
+        """Inside, ``module`` has the average; what is changed in it (statistics, say) stays in the average."""
+        self._swap_models(module)
+        try:
+            yield
+        finally:
+            self._swap_models(module)
+
+
+@contextmanager
+def averaged_weights(trainer: L.Trainer, module: L.LightningModule) -> Iterator[None]:
+    """Inside, ``module`` has the weights that are to be used: the averaged ones, where the training averages."""
+    callback = next((c for c in trainer.callbacks if isinstance(c, AveragedWeights)), None)  # type: ignore[attr-defined]
+    if callback is None:
+        yield
+        return
+    with callback.swapped_in(module):
+        yield
+
+
+def _warmed_up(decay: float) -> Callable[[Any, Any, Tensor | int], None]:
+    def update(averaged: Any, current: Any, count: Tensor | int) -> None:
+        n = float(count)
+        get_ema_multi_avg_fn(min(decay, (1 + n) / (10 + n)))(averaged, current, count)
+
+    return update

@@ -1,0 +1,73 @@
+"""``debug=fast``, ``overfit`` and ``profile``."""
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as L
+import pytest
+import torch
+from tiny_runs import built, composed, tiny, trainer
+
+from da_lightning.session import train_and_test
+from da_lightning.training.callbacks import SameBatches
+
+SHORT = [
+    "method=segmentation_source_only",
+    *[option for option in tiny("segmentation_source_only") if "max_iters" not in option],
+    "callbacks.pictures=null",
+]
+
+
+@pytest.fixture(autouse=True)
+def _settings_restored() -> Iterator[None]:
+    yield
+    torch.set_flush_denormal(False)
+    torch.set_float32_matmul_precision("highest")
+
+
+def ran(folder: Path, *options: str) -> list[dict[str, str]]:
+    """Rows of training that the run logged."""
+    train_and_test(composed(*SHORT, "trainer.log_every_n_steps=1", *options), folder, "source_only", "toy_streets")
+    with (folder / "metrics.csv").open() as stream:
+        return [row for row in csv.DictReader(stream) if row["train/iteration"]]
+
+
+def test_fast_is_two_iterations(tmp_path: Path) -> None:
+    assert [float(row["train/iteration"]) for row in ran(tmp_path, "debug=fast")] == [0, 1]
+
+
+def test_overfit_learns_two_batches_by_heart(tmp_path: Path) -> None:
+    losses = [
+        float(row["train/segmenter/segmentation"]) for row in ran(tmp_path, "debug=overfit", "method.max_iters=80")
+    ]
+    assert len(losses) == 80
+    assert max(losses[-2:]) < 0.3 * min(losses[:2])
+
+
+def test_profile_leaves_its_table(tmp_path: Path) -> None:
+    ran(tmp_path, "debug=profile", "method.max_iters=2")
+    assert "training_step" in (tmp_path / "fit-profile.txt").read_text()
+
+
+class Watch(L.Callback):
+    def __init__(self) -> None:
+        self.batches: list[Any] = []
+
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        self.batches.append(batch)
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_the_same_batches_come_again(num_workers: int, tmp_path: Path) -> None:
+    options = ["data.flip=true", "data.colour_jitter=0.5", f"data.num_workers={num_workers}"]
+    for again, callbacks in ((True, [SameBatches()]), (False, [])):
+        module, data = built("segmentation_source_only", *options)
+        watch = Watch()
+        trainer(tmp_path / str(again), watch, *callbacks).fit(module, data)
+        assert len(watch.batches) == 6
+        for domain in ("source", "target"):
+            images = [batch[domain]["image"] for batch in watch.batches]
+            assert torch.equal(images[0], images[2]) == torch.equal(images[1], images[5]) == again
+            assert not torch.equal(images[0], images[1])

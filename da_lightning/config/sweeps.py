@@ -25,6 +25,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from da_lightning.config.paths import CONF_DIR
+from da_lightning.report import leave_report
 
 log = logging.getLogger(__name__)
 
@@ -84,6 +85,7 @@ class Sweep(Callback):
         keys = swept_keys(jobs)
         write_csv(folder / "sweep.csv", jobs, keys)
         print_jobs(jobs, keys, str(folder))
+        leave_report(folder)
         if failed := [job for job in jobs if job.error]:
             names = ", ".join(job.name for job in failed)
             sys.exit(f"error: {len(failed)} of {len(jobs)} jobs failed ({names}): see error.txt in the folder of each.")

@@ -7,7 +7,7 @@ from typing import Any
 import lightning.pytorch as L
 from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.trainer.states import TrainerFn
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from da_lightning.errors import UserError
@@ -29,14 +29,24 @@ class AveragedWeights(WeightAveraging):
             raise UserError(f"callbacks.ema.decay={decay} is no decay: give a number from 0 up to, not including, 1.")
         super().__init__(device=None, use_buffers=True, multi_avg_fn=_warmed_up(decay))
 
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if stage == TrainerFn.FITTING:
+            self._average_model = None  # too early to copy the module, whose own setup comes later and may make weights
+
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        assert self._average_model is not None
-        self._average_model.to(pl_module.device)  # Lightning copies the module before it moves it
+        self._begin(trainer, pl_module).to(pl_module.device)
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         # A test wants the average, which is loaded by now; Lightning would go on to the players' own weights.
         if trainer.state.fn == TrainerFn.FITTING:
+            self._begin(trainer, pl_module)
             super().on_load_checkpoint(trainer, pl_module, checkpoint)
+
+    def _begin(self, trainer: L.Trainer, module: L.LightningModule) -> nn.Module:
+        if self._average_model is None:
+            super().setup(trainer, module, "fit")
+        assert self._average_model is not None
+        return self._average_model
 
     @contextmanager
     def swapped_in(self, module: L.LightningModule) -> Iterator[None]:

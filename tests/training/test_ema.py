@@ -52,7 +52,7 @@ class Trained:
         return torch.load(self.folder / "checkpoints" / f"{name}.ckpt", weights_only=True)
 
 
-@pytest.fixture(scope="module", params=["self_training", "cyclegan"])
+@pytest.fixture(scope="module", params=["self_training", "cyclegan", "reid_source_only"])
 def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     folder, watch = tmp_path_factory.mktemp(request.param), Watch()
     fit = trainer(folder, AveragedWeights(decay=0.3), watch)

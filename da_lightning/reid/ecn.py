@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any, Literal, cast
 
+import lightning.pytorch as L
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
@@ -17,6 +18,7 @@ from da_lightning.reid.data import PersonDataModule
 from da_lightning.reid.exemplar_memory import ExemplarMemory
 from da_lightning.reid.module import ReidModule
 from da_lightning.reid.networks.heads import Embedding
+from da_lightning.training.callbacks import KeepSourceOnly
 from da_lightning.training.checkpoints import read_checkpoint
 from da_lightning.training.module import Term
 
@@ -32,9 +34,10 @@ class ECN(ReidModule):
 
     The label of a target image is its place in the file list, never a person. Source and target go through the network
     one after the other, each with the batch statistics of its own. Epochs of the schedules are the trainer's (those of
-    the paper are as long as the source); a resumed run goes on with them.
+    the paper are as long as the source), counted from ``source_iters``; a resumed run goes on with them.
 
     Args:
+        source_iters: Iterations on the source alone before the target counts, for networks without pretrained weights.
         exemplar_weight: lambda, weight of the target's loss.
         camera: Camera invariance: show target images in the styles of their other cameras, too.
         neighbours: Neighbourhood invariance: rows that share an image's neighbourhood, itself among them; 0 is without.
@@ -58,6 +61,7 @@ class ECN(ReidModule):
 
     def __init__(
         self,
+        source_iters: int = 0,
         exemplar_weight: float = 0.3,
         camera: bool = True,
         neighbours: int = 6,
@@ -73,7 +77,12 @@ class ECN(ReidModule):
     ) -> None:
         super().__init__(**options)
         self.save_hyperparameters()
-        self.exemplar_weight, self.camera, self.dropout = exemplar_weight, camera, dropout
+        self.source_iters, self.exemplar_weight, self.camera, self.dropout = (
+            source_iters,
+            exemplar_weight,
+            camera,
+            dropout,
+        )
         self.neighbours, self.neighbours_from, self.alpha_step = neighbours, neighbours_from, alpha_step
         self.frozen_shortcuts = frozen_shortcuts
         dtype = getattr(torch, memory_dtype)
@@ -106,6 +115,10 @@ class ECN(ReidModule):
 
     # -- training ----------------------------------------------------------------------------------------------------
 
+    def configure_callbacks(self) -> list[L.Callback]:
+        kept = [KeepSourceOnly(self.source_iters)] if self.source_iters else []
+        return [*super().configure_callbacks(), *kept]
+
     def setup(self, stage: str) -> None:
         super().setup(stage)
         if stage != TrainerFn.FITTING:
@@ -125,7 +138,7 @@ class ECN(ReidModule):
         self.memory = memory
 
     def on_train_start(self) -> None:
-        epochs = math.ceil(self.max_iters / int(self.trainer.num_training_batches))
+        epochs = math.ceil((self.max_iters - self.source_iters) / int(self.trainer.num_training_batches))
         if self.alpha_step * (epochs - 1) >= 1:
             raise UserError(
                 f"method.alpha_step={self.alpha_step} would stop the memory at the end of {epochs} epochs (its product "
@@ -133,18 +146,17 @@ class ECN(ReidModule):
             )
 
     def updates(self, batch: dict[str, dict[str, Tensor]]) -> Iterator[tuple[str, dict[str, Term]]]:
-        source, target, epoch = batch["source"], batch["target"], self.trainer.current_epoch
+        source, target = batch["source"], batch["target"]
         logits = self.person_logits(source["image"])
+        identification = Term(self.identification(logits, source["person"]), 1 - self.exemplar_weight)
+        if self.iteration < self.source_iters:
+            yield "embedder", {"identification": identification}
+            return
+        epoch = (self.iteration - self.source_iters) // int(self.trainer.num_training_batches)
         v = self.target_features(target["image"])
         neighbourhood = self.neighbours > 0 and epoch >= self.neighbours_from
         invariance, own_in_neighbours = self.memory.loss(v, target["index"], neighbourhood)
-        yield (
-            "embedder",
-            {
-                "identification": Term(self.identification(logits, source["person"]), 1 - self.exemplar_weight),
-                "invariance": Term(invariance, self.exemplar_weight),
-            },
-        )
+        yield "embedder", {"identification": identification, "invariance": Term(invariance, self.exemplar_weight)}
         # The official update is part of backward, before the optimiser's step; that step changes neither v nor memory.
         self.memory.update(v.detach(), target["index"], self.alpha_step * epoch)
         if neighbourhood:

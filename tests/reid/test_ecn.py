@@ -136,8 +136,9 @@ def batch() -> dict[str, dict[str, Tensor]]:
 
 
 def ready(method: ECN, size: int = 6) -> ECN:
-    """As in epoch 7 of a training on ``size`` target images, all seen."""
-    method.trainer = SimpleNamespace(current_epoch=7)
+    """As in the last iteration of epoch 7 after the source, two an epoch, ``size`` target images, all seen."""
+    iteration = method.source_iters + 15
+    method.trainer = SimpleNamespace(fit_loop=SimpleNamespace(total_batch_idx=iteration), num_training_batches=2)
     method.memory = method._make_memory(size)
     method.memory.bank.copy_(F.normalize(torch.randn(size, SIZE)))
     method.log = lambda *arguments, **options: None
@@ -150,7 +151,7 @@ def updates(method: ECN, batch: dict[str, dict[str, Tensor]]) -> Iterator[Any]:
 
 
 def test_the_terms_are_those_of_the_paper_and_the_memory_follows_them(batch: dict) -> None:
-    method = ready(a_method(num_persons=3, dropout=0.0))
+    method = ready(a_method(num_persons=3, dropout=0.0, source_iters=4))
     bank = method.memory.bank.clone()
     steps = updates(method, batch)
     player, terms = next(steps)
@@ -173,6 +174,21 @@ def test_the_terms_are_those_of_the_paper_and_the_memory_follows_them(batch: dic
     for feature, row in zip(v.detach(), index, strict=True):
         bank[row] = F.normalize(0.07 * bank[row] + 0.93 * feature, dim=0)
     torch.testing.assert_close(method.memory.bank, bank)
+
+
+def test_until_source_iters_the_target_does_not_count(batch: dict) -> None:
+    method = ready(a_method(num_persons=3, source_iters=16))
+    method.trainer.fit_loop.total_batch_idx = 15
+    bank = method.memory.bank.clone()
+    ((player, terms),) = updates(method, batch)
+    assert (player, set(terms)) == ("embedder", {"identification"})
+    assert torch.equal(method.memory.bank, bank)
+    method.trainer.fit_loop.total_batch_idx = 16
+    ((_, terms),) = updates(method, batch)
+    assert set(terms) == {"identification", "invariance"}
+    rows = method.memory.bank[batch["target"]["index"]]  # in epoch 0 a feature takes the place of its row
+    torch.testing.assert_close(rows.norm(dim=1), torch.ones(4))
+    assert not torch.equal(method.memory.bank, bank)
 
 
 def test_each_domain_has_batch_statistics_of_its_own(batch: dict) -> None:

@@ -80,8 +80,8 @@ class CameraPair(UnpairedImages):
 
     Args:
         source, target: The images of all cameras, in either.
-        tests: The same of test images, as ``source`` and ``target``.
         cameras: Numbers of the two.
+        tests: Test images of all cameras, as ``source`` and ``target``.
         options: See :class:`~da_lightning.translation.data.UnpairedImages`.
 
     Raises:
@@ -92,8 +92,8 @@ class CameraPair(UnpairedImages):
         self,
         source: PersonDataset,
         target: PersonDataset,
-        tests: dict[Domain, PersonDataset] | None = None,
         cameras: tuple[int, int] | None = None,
+        tests: dict[Domain, PersonDataset] | None = None,
         **options: Any,
     ) -> None:
         found = ByCamera(source).cameras

@@ -76,11 +76,7 @@ class SPGAN(CycleGAN):
     ) -> None:
         super().__init__(**options)
         self.save_hyperparameters()
-        if self.accumulate > 1:
-            raise UserError(
-                f"Expected method.accumulate=1 for SPGAN, whose players step unequally often, but found "
-                f"{self.accumulate}; raise data.batch_size instead."
-            )
+        self.refuse_accumulation("SPGAN")
         self.contrastive_weight, self.margin, self.negatives = contrastive_weight, margin, negatives
         self.siamese_optimizer = siamese_optimizer or self.optimizer_options
         self.siamese_from, self.contrastive_from = siamese_from, contrastive_from

@@ -91,11 +91,7 @@ class DRIT(LinearDecayTranslation):
     ) -> None:
         super().__init__(**options)
         self.save_hyperparameters()
-        if self.accumulate > 1:
-            raise UserError(
-                f"Expected method.accumulate=1 for DRIT, whose generator takes two steps in an iteration, but found "
-                f"{self.accumulate}; raise data.batch_size instead."
-            )
+        self.refuse_accumulation("DRIT")
         self.concat, self.style_dim = concat, style_dim
         self.content_iters, self.content_lr_factor = content_iters, content_lr_factor
         self.content_clip_norm = content_clip_norm

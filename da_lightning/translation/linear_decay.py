@@ -31,6 +31,18 @@ class LinearDecayTranslation(TranslationModule):
         """All parameters of ``networks``, at one learning rate."""
         return Player([(1.0, [p for network in networks for p in network.parameters()])], options, self.clip_norm)
 
+    def refuse_accumulation(self, name: str) -> None:
+        """For methods whose players step unequally often, which would mix the gradients of several batches.
+
+        Raises:
+            UserError: Batches are accumulated.
+        """
+        if self.accumulate > 1:
+            raise UserError(
+                f"Expected method.accumulate=1 for {name}, whose players step unequally often, but found "
+                f"{self.accumulate}; raise data.batch_size instead."
+            )
+
     def images(self, batch: dict[str, dict[str, Tensor]]) -> dict[Domain, Tensor]:
         """The images of a training batch by domain.
 

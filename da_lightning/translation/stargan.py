@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from da_lightning.errors import CheckpointError, UserError
+from da_lightning.errors import CheckpointError
 from da_lightning.training.module import Player, Term, frozen
 from da_lightning.translation.linear_decay import LinearDecayTranslation
 from da_lightning.translation.losses import l1
@@ -63,11 +63,7 @@ class StarGAN(LinearDecayTranslation):
     ) -> None:
         super().__init__(**options)
         self.save_hyperparameters()
-        if self.accumulate > 1:
-            raise UserError(
-                f"Expected method.accumulate=1 for StarGAN, whose players step unequally often, but found "
-                f"{self.accumulate}; raise data.batch_size instead."
-            )
+        self.refuse_accumulation("StarGAN")
         self.classification_weight, self.reconstruction_weight = classification_weight, reconstruction_weight
         self.penalty_weight, self.critic_steps = penalty_weight, critic_steps
         self._sizes = (width, residuals), (discriminator_width, discriminator_layers, class_kernel)

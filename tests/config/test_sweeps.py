@@ -170,7 +170,7 @@ def test_any_other_error_is_logged_in_its_jobs_file_alone(tmp_path: Path, monkey
             raise RuntimeError("CUDA out of memory")
         return 0.5
 
-    monkeypatch.setattr("da_lightning.session.train_and_test", broken)
+    monkeypatch.setattr("da_lightning.stages.train_and_test", broken)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DA_RUN_STAMP", "once")
     assert "2 of 2 jobs failed (0, 1)" in swept(monkeypatch, "seed=0,1")  # the second has left no metrics.json

@@ -32,3 +32,5 @@ bench: install  ## speed ratios, side by side in one run
 	$(BIN)/python -m benchmarks.pseudo_labels
 	$(BIN)/python -m benchmarks.channels_last
 	$(BIN)/python -m benchmarks.munit_step
+	$(BIN)/python -m benchmarks.ranking
+	$(BIN)/python -m benchmarks.exemplar_memory

@@ -50,7 +50,7 @@ def test_conf_is_found_wherever_the_package_lies(tmp_path: Path) -> None:
 def test_every_option_composes(group: str, name: str) -> None:
     cfg = composed(f"{group}={name}")
     assert {"method", "data", "trainer", "callbacks", "seed"} <= set(cfg)
-    assert not {"experiment", "debug"} & set(cfg), "a file without # @package _global_ lands beside what it should change"
+    assert not {"experiment", "debug"} & set(cfg), "without # @package _global_ a file lands beside what it changes"
 
 
 @pytest.mark.parametrize("name", options_of("experiment"))

@@ -31,10 +31,13 @@ DIGITS = ("mnist2usps", "usps2mnist", "svhn2mnist")
 PAIRS = (*FOLDERS, *DIGITS, "toy_shoes")
 
 
+OTHERS = ("segmentation", "persons", "market_networks", "person_images")  # bases of the other families
+
+
 def is_unpaired(pair: str) -> bool:
     entries = yaml.safe_load((CONF_DIR / f"data/{pair}.yaml").read_text())["defaults"]
     bases = [entry["base@_here_"] for entry in entries if "base@_here_" in entry and isinstance(entry, dict)]
-    return any("segmentation" not in base for base in bases) or any(
+    return any(base not in OTHERS for base in bases) or any(
         is_unpaired(entry) for entry in entries if isinstance(entry, str) and entry != "_self_"
     )
 

@@ -17,7 +17,7 @@ from da_lightning.data.folders import find_images, read_image
 from da_lightning.data.samplers import Draw, PassSampler
 from da_lightning.data.source_target import SourceTargetDataModule
 from da_lightning.errors import DataError, UserError
-from da_lightning.reid.camera_styles import CameraStyles
+from da_lightning.reid.camera_style_files import CameraStyles
 from da_lightning.reid.datasets import DISTRACTOR, PersonDataset, QueryGallery
 from da_lightning.reid.samplers import IdentitySampler
 
@@ -53,8 +53,8 @@ class PersonDataModule(SourceTargetDataModule):
         colour_jitter: Strength of random brightness, contrast and saturation.
         sampler: ``random``, or ``identity`` for ``images_per_person`` source images of each person in a batch.
         images_per_person: A divisor of ``batch_size``.
-        camera_style: Folder of :class:`~da_lightning.reid.camera_styles.CameraStyles` of the target; read once a method
-            asks for them.
+        camera_style: Folder of :class:`~da_lightning.reid.camera_style_files.CameraStyles` of the target; read once a
+            method asks for them.
         translated: Folder with a translation ``<name>.png`` (or .jpg) of each source image, to train on in its place.
         keep_originals: Train on translations and originals.
         cache: Keep decoded images in memory, in full size, camera styles included (each loader process its own).

@@ -11,7 +11,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as TF
 
 from da_lightning.errors import DataError, UserError
-from da_lightning.reid.camera_styles import CameraStyles
+from da_lightning.reid.camera_style_files import CameraStyles
 from da_lightning.reid.data import Augmentation, PersonDataModule, Resize, random_box, seeded
 from da_lightning.reid.datasets import PersonDataset, QueryGallery
 from da_lightning.reid.samplers import IdentitySampler

@@ -6,7 +6,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from da_lightning.errors import UserError
+from da_lightning.translation.cyclegan import CycleGAN
 from da_lightning.translation.networks.blocks import (
+    Additive,
     LayerNorm,
     ReflectConv,
     UpsampleConv,
@@ -14,6 +16,7 @@ from da_lightning.translation.networks.blocks import (
     instance_norm,
 )
 from da_lightning.translation.networks.discriminators import MultiScaleDiscriminator
+from da_lightning.translation.stargan import StarGAN
 
 
 def gradients(value: Tensor, *inputs: Tensor) -> list[Tensor]:
@@ -134,3 +137,27 @@ def test_initialisation() -> None:
         for layer, deviation in zip(network, deviations, strict=True):
             assert layer.weight.std().item() == pytest.approx(deviation, rel=0.05)
             assert (layer.bias == 0).all()
+
+
+@pytest.mark.parametrize("kind", ["resnet", "unet", "star"])
+def test_additive_translation_begins_as_the_identity_and_learns_all_layers(kind: str) -> None:
+    torch.manual_seed(0)
+    options = {"width": 4, "residuals": 1, "additive": True, "optimizer": {"name": "Adam", "lr": 0.01}, "max_iters": 2}
+    if kind == "star":
+        method = StarGAN(discriminator_width=4, discriminator_layers=2, **options)
+        generator = method.generator
+    else:
+        method = CycleGAN(generator=kind, halvings=3, discriminator_width=4, **options)
+        generator = method.generators["target"]
+    assert isinstance(generator, Additive)
+    image = torch.rand(2, 3, 16, 16) * 2 - 1
+    assert torch.equal(method.translate(image, "target"), image)
+    optimizer = torch.optim.Adam(generator.parameters(), 0.01)
+    before = {name: p.detach().clone() for name, p in generator.named_parameters()}
+    for _ in range(2):  # in the first step a last layer of zeros lets no gradient through
+        optimizer.zero_grad()
+        (method.generate(image, "target") - image.flip(1)).square().mean().backward()
+        optimizer.step()
+    weights = {name: p for name, p in generator.named_parameters() if p.dim() > 1}
+    assert all(not torch.equal(p, before[name]) for name, p in weights.items())
+    assert not torch.equal(method.translate(image, "target"), image)

@@ -21,7 +21,7 @@ demo: install  ## class-balanced self-training on drawn streets: a table and pic
 	$(BIN)/python -m da_lightning.run
 
 test: install lint  ## lint and the whole test suite
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 
 lint: install  ## ruff and mypy
 	$(BIN)/ruff check .

@@ -16,6 +16,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import CompactHydraException, OverrideParseException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -53,7 +54,8 @@ def _run(cfg: DictConfig) -> float | None:
 
         hydra_cfg = HydraConfig.get()
         choices = hydra_cfg.runtime.choices
-        return train_in_stages(cfg, Path(hydra_cfg.runtime.output_dir), choices["method"], choices["data"])
+        sweep = Path(hydra_cfg.sweep.dir) if hydra_cfg.mode == RunMode.MULTIRUN else None
+        return train_in_stages(cfg, Path(hydra_cfg.runtime.output_dir), choices["method"], choices["data"], sweep)
     except (UserError, OmegaConfBaseException) as error:
         raise CompactHydraException(f"error: {_sentence(error)}") from None
 

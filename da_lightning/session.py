@@ -2,13 +2,12 @@
 
 import json
 import logging
-import os
 import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import lightning.pytorch as L
 import torch
@@ -17,9 +16,11 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 
 from da_lightning.config.build import build
+from da_lightning.data.fingerprints import fingerprints
 from da_lightning.errors import UserError
 from da_lightning.report import leave_report
 from da_lightning.training.checkpoints import check_resumable, read_checkpoint
+from da_lightning.training.media import MediaLogger
 from da_lightning.training.module import AdaptationModule
 from da_lightning.training.results import draw_bars, peak_memory_mb, print_table, versions, write_metrics
 from da_lightning.training.strategy import resolve_strategy
@@ -55,7 +56,11 @@ def train_and_test(cfg: DictConfig, run_dir: Path, method: str, data_name: str) 
         check_resumable(checkpoint, content, module, is_averaged=bool(cfg.callbacks.get("ema")))
     del content  # as large as the network and its optimisers together
     (run_dir / "metrics.json").unlink(missing_ok=True)  # of an earlier run in this folder
-    with _trainer(cfg, run_dir, module, f"{method}/{data_name}", is_resumed=checkpoint is not None) as trainer:
+    known = {"method": method, "data": data_name, "versions": versions(), "samples": fingerprints(data)}
+    with (
+        _loggers(cfg, run_dir, known, is_resumed=checkpoint is not None) as loggers,
+        _trainer(cfg, run_dir, module, loggers) as trainer,
+    ):
         log.info("Run folder: %s", run_dir)
         log.info("%s on %s, seed %d, precision %s.", method, data_name, cfg.seed, trainer.precision)
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint)
@@ -79,6 +84,9 @@ def train_and_test(cfg: DictConfig, run_dir: Path, method: str, data_name: str) 
                 print_table(scores, f"{method} on {data_name} (last iteration, seed {cfg.seed})")
             print(f"{run_dir}: {summary['seconds']:.0f} s, {summary['peak_memory_mb']:.0f} MB")
             write_metrics(run_dir / "metrics.json", summary)
+            for logger in loggers:
+                if isinstance(logger, MediaLogger):
+                    logger.log_summary(summary)
             leave_report(run_dir)
     return scores.get(objective) if objective else None
 
@@ -123,20 +131,8 @@ def _test(trainer: L.Trainer, module: AdaptationModule, data: L.LightningDataMod
 
 
 @contextmanager
-def _trainer(
-    cfg: DictConfig, run_dir: Path, module: AdaptationModule, name: str, is_resumed: bool
-) -> Iterator[L.Trainer]:
-    """The trainer with loggers and callbacks; closes W&B whatever happens, so that the next job has its own run."""
-    environment = os.environ.get("WANDB_MODE")
-    os.environ.setdefault("WANDB_SILENT", "true")  # its summary would push the table of results off the screen
-    if is_resumed and (run_dir / "metrics.csv").is_file():
-        # The logger starts a new file; what the run logged before stays under the number of the attempt.
-        earlier = len(list(run_dir.glob("metrics.*.csv")))
-        (run_dir / "metrics.csv").rename(run_dir / f"metrics.{earlier}.csv")
-    loggers: list[Logger] = [CSVLogger(run_dir, name="", version="")]
-    if cfg.logger:
-        loggers.append(build(cast(DictConfig, cfg.logger), "logger", save_dir=str(run_dir)))
-        loggers[-1].log_hyperparams(cast(dict, OmegaConf.to_container(cfg, resolve=True)))
+def _trainer(cfg: DictConfig, run_dir: Path, module: AdaptationModule, loggers: list[Logger]) -> Iterator[L.Trainer]:
+    """The trainer with callbacks."""
     callbacks = [build(node, f"callbacks.{key}") for key, node in cfg.callbacks.items() if node]
     if not cfg.trainer.enable_progress_bar:
         callbacks = [callback for callback in callbacks if not isinstance(callback, L.callbacks.ProgressBar)]
@@ -150,15 +146,29 @@ def _trainer(
         yield build(node, "trainer", logger=loggers, callbacks=callbacks, default_root_dir=str(run_dir))
     except MisconfigurationException as error:
         raise UserError(f"trainer: {' '.join(str(error).split())}") from None
+
+
+@contextmanager
+def _loggers(cfg: DictConfig, run_dir: Path, known: dict[str, Any], is_resumed: bool) -> Iterator[list[Logger]]:
+    """``metrics.csv`` and what ``cfg.logger`` names, closed whatever happens, so that the next job has its own record.
+
+    Args:
+        known: What is recorded with the configuration.
+    """
+    if is_resumed and (run_dir / "metrics.csv").is_file():
+        # The logger starts a new file; what the run logged before stays under the number of the attempt.
+        earlier = len(list(run_dir.glob("metrics.*.csv")))
+        (run_dir / "metrics.csv").rename(run_dir / f"metrics.{earlier}.csv")
+    loggers: list[Logger] = [CSVLogger(run_dir, name="", version="")]
+    failed = True
+    try:
+        if cfg.logger:
+            loggers.append(build(cast(DictConfig, cfg.logger), "logger", save_dir=str(run_dir)))
+            configuration = cast(dict, OmegaConf.to_container(cfg, resolve=True))
+            loggers[-1].log_hyperparams({"run": known} | configuration)
+        yield loggers
+        failed = False
     finally:
-        _close_wandb(environment)
-
-
-def _close_wandb(mode: str | None) -> None:
-    import sys
-
-    if "wandb" in sys.modules:
-        sys.modules["wandb"].finish()
-    os.environ.pop("WANDB_MODE", None)
-    if mode is not None:
-        os.environ["WANDB_MODE"] = mode
+        for logger in loggers:
+            if isinstance(logger, MediaLogger):
+                logger.close(failed)

@@ -13,27 +13,42 @@ log = logging.getLogger(__name__)
 _OWN = ("needed", "provides")
 
 
-def train_in_stages(cfg: DictConfig, run_dir: Path, method: str, data_name: str) -> float | None:
+def train_in_stages(
+    cfg: DictConfig, run_dir: Path, method: str, data_name: str, sweep: Path | None = None
+) -> float | None:
     """Run what ``cfg.stages`` names, each in ``run_dir/<stage>``, then the method itself in ``run_dir``.
 
     A stage is a set of changes to the configuration, and says with ``provides`` which options of the method it fills
     from its folder; where these are set by hand, or ``needed`` is false, it is left out. Finished stages of a run that
     goes on (``resume=auto``) are not repeated.
 
+    A logger that sorts runs is told where each belongs: the jobs of ``sweep``, a folder, are one group, and so are the
+    stages of a method.
+
     Returns, Raises:
         See :func:`~da_lightning.session.train_and_test`.
     """
     stages = cast(dict[str, Any], OmegaConf.to_container(cfg.stages, resolve=True))
     cfg = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "stages"])
+    run = "/".join(run_dir.parts[-4 if sweep else -3 :])  # method, data, stamp, and the number of a job
+    group = "/".join(sweep.parts[-3:]) if sweep else run if stages else None
     for name, stage in stages.items():
         provided = {option: run_dir / name / part for option, part in stage["provides"].items()}
         if not stage["needed"] or all(OmegaConf.select(cfg, option) is not None for option in provided):
             continue
         log.info("Stage %s comes first, for %s.", name, " and ".join(provided))
-        train_and_test(_changed(cfg, stage), run_dir / name, f"{method}/{name}", data_name)
+        staged = _sorted(_changed(cfg, stage), group=group, job_type=name, name=f"{run}/{name}")
+        train_and_test(staged, run_dir / name, f"{method}/{name}", data_name)
         for option, folder in provided.items():
             OmegaConf.update(cfg, option, str(folder))
-    return train_and_test(cfg, run_dir, method, data_name)
+    return train_and_test(_sorted(cfg, group=group, job_type="method", name=run), run_dir, method, data_name)
+
+
+def _sorted(cfg: DictConfig, **places: str | None) -> DictConfig:
+    """``cfg`` with those of ``places`` that its logger has as options, and nobody has set."""
+    logger = cfg.logger or {}
+    unset = {option: place for option, place in places.items() if option in logger and logger[option] is None}
+    return cast(DictConfig, OmegaConf.merge(cfg, {"logger": unset} if unset else {}))
 
 
 def _changed(cfg: DictConfig, stage: dict[str, Any]) -> DictConfig:

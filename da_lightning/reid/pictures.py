@@ -14,6 +14,7 @@ from da_lightning.reid.datasets.base import JUNK
 from da_lightning.reid.distances import Distance
 from da_lightning.reid.ranking import nearest
 from da_lightning.training.callbacks import write_picture
+from da_lightning.training.media import Table
 
 QUERY, RIGHT, WRONG = (0.2, 0.2, 0.2), (0.1, 0.7, 0.2), (0.9, 0.1, 0.1)
 
@@ -56,12 +57,12 @@ class RankingPicture(L.Callback):
             if trainer.world_size > 1:
                 samples = {key: torch.cat(gather_all_tensors(value)) for key, value in samples.items()}
             if trainer.is_global_zero:
-                images = self._drawn(samples, loader.dataset, module.distance)
-                write_picture(trainer, f"ranking_{name}", images, 1 + self.best, module.iteration)
+                images, table = self._drawn(samples, loader.dataset, module.distance)
+                write_picture(trainer, f"ranking_{name}", images, 1 + self.best, module.iteration, table)
         self._index = {}
 
-    def _drawn(self, samples: dict[str, Tensor], dataset: Dataset, distance: Distance) -> Tensor:
-        """Framed images, row after row; what the gallery has no more of is white."""
+    def _drawn(self, samples: dict[str, Tensor], dataset: Dataset, distance: Distance) -> tuple[Tensor, Table]:
+        """Framed images, row after row, where what the gallery has no more of is white; and the same as a table."""
         is_query = samples["is_query"].bool()
         queries = is_query.nonzero()[:, 0]
         queries = queries[samples["index"][queries].argsort()]
@@ -76,7 +77,7 @@ class RankingPicture(L.Callback):
             excluded=same["person"] & same["camera"],
         )
         is_right = same["person"].gather(1, places)
-        images = []
+        images, rows = [], []
         for row, query in enumerate(queries):
             images.append(framed(_image(dataset, samples["index"][query]), QUERY))
             ranked = [
@@ -84,8 +85,13 @@ class RankingPicture(L.Callback):
                 for place, right, apart in zip(places[row], is_right[row], distances[row], strict=True)
                 if apart.isfinite()
             ]
+            hits = is_right[row, : len(ranked)].nonzero()[:, 0].tolist()
+            known = [int(samples[key][query]) for key in ("person", "camera")]
+            rows.append([images[-1], *known, len(hits), hits[0] + 1 if hits else None, *ranked])
+            rows[-1] += [None] * (self.best - len(ranked))
             images += ranked + [torch.ones_like(images[-1])] * (self.best - len(ranked))
-        return torch.stack(images)
+        columns = ["query", "person", "camera", "right", "first right", *map(str, range(1, self.best + 1))]
+        return torch.stack(images), Table(columns, rows)
 
 
 def framed(image: Tensor, colour: Sequence[float], width: int = 3) -> Tensor:

@@ -11,6 +11,7 @@ from da_lightning.segmentation.losses import IGNORE, pixel_cross_entropy, upsamp
 from da_lightning.segmentation.networks import build_network
 from da_lightning.segmentation.networks.base import SegmentationNetwork
 from da_lightning.segmentation.networks.weights import load_weights
+from da_lightning.training.media import Overlay
 from da_lightning.training.module import AdaptationModule, Player, Term
 
 
@@ -122,18 +123,30 @@ class SegmentationModule(AdaptationModule):
 
     # -- pictures ----------------------------------------------------------------------------------------------------
 
-    @torch.no_grad()
     def pictures(self, sample: dict[str, Tensor], domain: str) -> list[Tensor]:
         """Image, prediction and, if there is one, label of each sample; uint8 RGB [B, 3, H, W] at the image's size."""
+        maps = self._label_maps(sample)
+        return [(sample["image"] * 255).to(torch.uint8), *(self.coloured(ids) for ids in maps.values())]
+
+    def overlays(self, sample: dict[str, Tensor], domain: str) -> list[Overlay]:
+        images, maps = (sample["image"] * 255).to(torch.uint8), self._label_maps(sample)
+        return [
+            Overlay(image, {name: ids[i] for name, ids in maps.items()}, list(self.classes))
+            for i, image in enumerate(images)
+        ]
+
+    @torch.no_grad()
+    def _label_maps(self, sample: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Class ids [B, H, W] at the image's size: ``prediction`` and what labels the sample has."""
         was_training = self.training
-        columns = [(sample["image"] * 255).to(torch.uint8), self.coloured(self.eval()(sample["image"]).argmax(1))]
+        maps = {"prediction": self.eval()(sample["image"]).argmax(1)}
         self.train(was_training)
         for key in ("label", "pseudo_label"):
             if key in sample:
                 label = sample[key][:, None].float()
                 label = torch.nn.functional.interpolate(label, size=sample["image"].shape[-2:], mode="nearest")
-                columns.append(self.coloured(label[:, 0].long()))
-        return columns
+                maps[key] = label[:, 0].long()
+        return maps
 
     def coloured(self, label: Tensor) -> Tensor:
         """Class ids [..., H, W] as uint8 RGB [..., 3, H, W]; ignored pixels are black."""

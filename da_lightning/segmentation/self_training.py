@@ -25,8 +25,9 @@ from da_lightning.segmentation.mining import Mining, mining_classes
 from da_lightning.segmentation.pseudo_labels import Thresholds, class_counts, find_thresholds, realised_shares, select
 from da_lightning.segmentation.source_only import SourceOnly
 from da_lightning.segmentation.spatial_prior import prior_pictures, save_prior, spatial_prior
-from da_lightning.training.callbacks import KeepSourceOnly
+from da_lightning.training.callbacks import KeepSourceOnly, log_media
 from da_lightning.training.ema import averaged_weights
+from da_lightning.training.media import Overlay
 from da_lightning.training.module import Term
 from da_lightning.training.optimizers import poly
 
@@ -356,6 +357,11 @@ class SelfTraining(L.Callback):
         indices = [i * len(view) // count for i in range(count)]
         images = [view.plain(i)[0] for i in indices]
         labels = [decode_image(str(view.pseudo_label_file(i, folder)), ImageReadMode.UNCHANGED)[0] for i in indices]
+        log_media(
+            trainer,
+            "pseudo_labels",
+            [Overlay(i, {"pseudo_label": ids}, list(module.classes)) for i, ids in zip(images, labels, strict=True)],
+        )
         overlays = [(0.4 * image + 0.6 * module.coloured(label)) for image, label in zip(images, labels, strict=True)]
         file = Path(trainer.default_root_dir) / "pictures" / f"pseudo_labels_round_{self.round}.png"
         file.parent.mkdir(parents=True, exist_ok=True)

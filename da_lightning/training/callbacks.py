@@ -3,17 +3,19 @@
 import logging
 import math
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import lightning.pytorch as L
 import torch
-from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
+from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 from torchvision.utils import make_grid, save_image
 
 from da_lightning.data.samplers import PassSampler
 from da_lightning.training.ema import averaged_weights
+from da_lightning.training.media import Media, MediaLogger, Overlay, Table
 from da_lightning.training.module import AdaptationModule
 
 log = logging.getLogger(__name__)
@@ -100,6 +102,7 @@ class Pictures(L.Callback):
     def __init__(self, every_n_epochs: int = 10, count: int = 4) -> None:
         self.every_n_epochs, self.count = every_n_epochs, count
         self._tests: dict[str, list[list[Tensor]]] = {}
+        self._overlays: dict[str, list[Overlay]] = {}
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -108,11 +111,12 @@ class Pictures(L.Callback):
         is_due = (trainer.current_epoch + 1) % self.every_n_epochs == 0 or module.iteration + 1 >= module.max_iters
         if trainer.is_global_zero and trainer.is_last_batch and is_due:
             for domain, sample in batch.items():
-                columns = module.pictures({key: value[: self.count] for key, value in sample.items()}, domain)
-                write_picture(trainer, f"train_{domain}", _rows(columns), len(columns), module.iteration)
+                first = {key: value[: self.count] for key, value in sample.items()}
+                columns, overlays = module.pictures(first, domain), self._overlays_of(trainer, module, first, domain)
+                write_picture(trainer, f"train_{domain}", _rows(columns), len(columns), module.iteration, overlays)
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._tests = {}
+        self._tests, self._overlays = {}, {}
 
     def on_test_batch_end(
         self,
@@ -133,7 +137,9 @@ class Pictures(L.Callback):
             and len(batches) < self.count
         ):
             first = {key: value[:1] for key, value in batch.items()}
-            batches.append(cast(AdaptationModule, pl_module).pictures(first, names[dataloader_idx]))
+            module, name = cast(AdaptationModule, pl_module), names[dataloader_idx]
+            batches.append(module.pictures(first, name))
+            self._overlays.setdefault(name, []).extend(self._overlays_of(trainer, module, first, name))
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         for name, batches in self._tests.items():
@@ -142,25 +148,48 @@ class Pictures(L.Callback):
                 # The weights that adaptation began from are tested too, and must not pass for the result.
                 prefix = "source_only" if Path(trainer.ckpt_path or "").stem == "source_only" else "test"
                 iteration = cast(AdaptationModule, pl_module).iteration
-                write_picture(trainer, f"{prefix}_{name}", _rows(columns), len(columns), iteration)
+                overlays = self._overlays[name]
+                write_picture(trainer, f"{prefix}_{name}", _rows(columns), len(columns), iteration, overlays)
+
+    @staticmethod
+    def _overlays_of(
+        trainer: L.Trainer, module: AdaptationModule, sample: dict[str, Tensor], domain: str
+    ) -> list[Overlay]:
+        """They cost another forward pass, which only a logger that takes them is worth."""
+        is_worth = any(isinstance(logger, MediaLogger) for logger in trainer.loggers)
+        return module.overlays(sample, domain) if is_worth else []
 
 
-def write_picture(trainer: L.Trainer, name: str, rows: Tensor, columns: int, iteration: int) -> None:
+def write_picture(
+    trainer: L.Trainer,
+    name: str,
+    rows: Tensor,
+    columns: int,
+    iteration: int,
+    instead: Table | Sequence[Overlay] | None = None,
+) -> None:
     """Write a grid of images to ``pictures/<name>.png`` of the run and send it to loggers that take images.
 
     Args:
         rows: float RGB [N, 3, H, W] in 0..1, row after row.
         columns: Images in a row.
+        instead: The same for loggers that can show more than a grid.
     """
     file = Path(trainer.default_root_dir) / "pictures" / f"{name}.png"
     file.parent.mkdir(parents=True, exist_ok=True)
     grid = make_grid(rows, nrow=columns, padding=2, pad_value=1.0)
     save_image(grid, file)
     for logger in trainer.loggers:
-        if isinstance(logger, WandbLogger):
-            logger.log_image(key=f"pictures/{name}", images=[str(file)])
-        elif isinstance(logger, TensorBoardLogger):
+        if isinstance(logger, TensorBoardLogger):
             logger.experiment.add_image(f"pictures/{name}", grid, iteration)
+    log_media(trainer, name, instead or file)
+
+
+def log_media(trainer: L.Trainer, name: str, media: Media) -> None:
+    """Send what is no number to the loggers that take it."""
+    for logger in trainer.loggers:
+        if isinstance(logger, MediaLogger):
+            logger.log_media(f"pictures/{name}", media)
 
 
 def _rows(columns: list[Tensor]) -> Tensor:

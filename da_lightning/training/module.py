@@ -12,6 +12,7 @@ from torch.nn.utils import clip_grad_norm_
 
 from da_lightning.errors import UserError
 from da_lightning.seeds import mixed_seed
+from da_lightning.training.media import Overlay
 from da_lightning.training.optimizers import make_optimizer
 
 
@@ -80,6 +81,10 @@ class AdaptationModule(L.LightningModule):
     def pictures(self, sample: dict[str, Tensor], domain: str) -> list[Tensor]:
         """Columns of a picture of ``sample`` from ``domain`` (or a test set's name), uint8 RGB [B, 3, H, W] each."""
         return [(sample["image"] * 255).to(torch.uint8)]
+
+    def overlays(self, sample: dict[str, Tensor], domain: str) -> list[Overlay]:
+        """The same for loggers that lay labels over images; none where no pixel has a label."""
+        return []
 
     def lr_factor(self, iteration: int) -> float:
         """Factor on every learning rate at ``iteration``."""

@@ -4,6 +4,7 @@ import json
 import platform
 import re
 import resource
+import subprocess
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -12,6 +13,8 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
+
+import da_lightning
 
 Scores = Mapping[str, float]
 
@@ -27,9 +30,23 @@ def write_metrics(file: Path, summary: Mapping[str, Any]) -> None:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what the numbers depend on."""
+    """Versions of what the numbers depend on; ``commit`` where this package is a git checkout."""
     packages = ("torch", "torchvision", "lightning", "torchmetrics")
-    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
+    own = {"da_lightning": da_lightning.__version__, "commit": _commit()}
+    known = {name: number for name, number in own.items() if number}
+    return {**known, "python": platform.python_version(), **{name: version(name) for name in packages}}
+
+
+def _commit() -> str | None:
+    """``4f1c...``, with ``-dirty`` behind it where tracked files differ."""
+    root = Path(da_lightning.__file__).parents[1]
+    if not (root / ".git").exists():  # a repository further up would be somebody else's
+        return None
+    described = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        return subprocess.run(described, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
 
 
 def peak_memory_mb() -> float:
@@ -51,10 +68,10 @@ def print_table(scores: Scores, title: str) -> None:
     for column in columns:
         table.add_column(column, justify="right")
     for metric in dict.fromkeys(metric for column in columns.values() for metric in column):
-        is_share = _SHARE.match(metric)
+        in_per_cent = is_share(metric)
         values = [column.get(metric) for column in columns.values()]
-        cells = ["" if v is None else f"{100 * v:.1f}" if is_share else f"{v:.4g}" for v in values]
-        table.add_row(f"{metric} (%)" if is_share else metric, *cells, style="bold" if "/" not in metric else None)
+        cells = ["" if v is None else f"{100 * v:.1f}" if in_per_cent else f"{v:.4g}" for v in values]
+        table.add_row(f"{metric} (%)" if in_per_cent else metric, *cells, style="bold" if "/" not in metric else None)
     Console().print(table)
 
 
@@ -85,6 +102,11 @@ def draw_bars(scores: Scores, file: Path) -> None:
             axes.legend(frameon=False)
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, dpi=110)
+
+
+def is_share(metric: str) -> bool:
+    """Whether a metric (``iou/road``) is a share, shown in per cent; more is better."""
+    return bool(_SHARE.match(metric))
 
 
 def _is_result(series: tuple[str, Scores]) -> bool:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from tiny_runs import METHODS, command, composed, run_folders, succeeded, tiny
 from torchvision.io import decode_image
+from wandb_records import read_run
 
 from da_lightning.errors import UserError
 from da_lightning.session import train_and_test
@@ -24,7 +25,7 @@ SEVERAL_SECONDS = {
     "csv": CBST,
     "swept": ["-m", *[o for o in CBST if o != "logger=csv"], "method.portion=0.1,0.3", "method.rounds=1"],
     "wrong type": [*CBST, "method.portion=abc"],
-    "poisoned": [*SOURCE_ONLY, "trainer.devices=2", POISON],
+    "poisoned": [*SOURCE_ONLY, "trainer.devices=2", POISON, "logger=wandb"],
 }
 
 
@@ -148,6 +149,11 @@ def test_a_sweep_is_one_tree_and_each_job_has_its_results_and_its_wandb_run(runs
         (offline,) = (folder / "wandb").glob("offline-run-*")
         assert list(offline.glob("*.wandb"))
         assert list((offline / "files" / "media").rglob("*.png"))
+    wandb_runs = [read_run(folder) for folder in folders]
+    assert len({wandb_run.run.run_id for wandb_run in wandb_runs}) == 2
+    (group,) = {wandb_run.run.run_group for wandb_run in wandb_runs}
+    assert group == "/".join(folders[0].parent.parts[-3:])
+    assert [wandb_run.config["method/portion"] for wandb_run in wandb_runs] == [0.1, 0.3]
 
 
 def test_a_wrong_type_is_named(runs: Runs) -> None:
@@ -163,6 +169,7 @@ def test_a_loss_that_is_not_finite_on_one_device_ends_the_run_on_all(runs: Runs)
     assert last["epoch"] == 0
     assert all(value.isfinite().all() for value in last["state_dict"].values())
     assert not (folder / "metrics.json").exists()
+    assert read_run(folder).exit_code == 1  # and of two processes one alone has written
 
 
 # -- in this process ---------------------------------------------------------------------------------------------------

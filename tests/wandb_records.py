@@ -1,7 +1,8 @@
-"""What W&B wrote to the disk, read back from its own file; the front door is :func:`read_run`."""
+"""What W&B wrote to the disk, read back from its own file."""
 
 import json
 import struct
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,9 +34,17 @@ class WandbRun:
         return self.folder / "files" / path
 
 
-def read_run(save_dir: Path) -> WandbRun:
-    """The only run under ``save_dir/wandb``."""
+def read_run(save_dir: Path, patience: float = 30) -> WandbRun:
+    """The only run under ``save_dir/wandb``; W&B's process may still be writing its last records."""
     (file,) = save_dir.glob("wandb/offline-run-*/*.wandb")
+    end = time.monotonic() + patience
+    while (read := _read(file)).exit_code is None and time.monotonic() < end:
+        time.sleep(0.1)
+    assert read.exit_code is not None, file
+    return read
+
+
+def _read(file: Path) -> WandbRun:
     read = WandbRun(file.parent)
     for record in _records(file.read_bytes()):
         match record.WhichOneof("record_type"):
@@ -71,12 +80,14 @@ def _update(into: dict[str, Any], items: Any) -> None:
 def _records(content: bytes) -> Iterator[wandb_internal_pb2.Record]:
     assert content[:4] == b":W&B"
     place, whole = MAGIC, b""
-    while place < len(content):
+    while place + 7 <= len(content):
         room = BLOCK - place % BLOCK
         if room < 7:
             place += room
             continue
         _, length, kind = struct.unpack("<IHB", content[place : place + 7])
+        if place + 7 + length > len(content):
+            return  # not yet written to its end
         whole += content[place + 7 : place + 7 + length]
         place += 7 + length
         if kind in (1, 4):  # whole, or the last part

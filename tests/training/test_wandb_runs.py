@@ -194,11 +194,13 @@ def test_the_same_pictures_are_on_the_disk(segmentation: Path) -> None:
 def test_rankings_are_tables(people: Path) -> None:
     run = read_run(people)
     ((_, logged),) = run.points("pictures/ranking_target")
-    table = json.loads(run.file(logged["path"]).read_text())
+    (artifact,) = (a for a in run.artifacts if a.type == "run_table" and "ranking_target" in a.name)
+    files = {file.path: Path(file.local_path) for file in artifact.manifest.contents}
+    assert all(file.is_relative_to(people / "wandb") for file in files.values())  # until it is sent
+    table = json.loads(files["pictures/ranking_target.table.json"].read_text())
+    assert (logged["_type"], logged["nrows"]) == ("table-file", len(table["data"]))
     assert table["columns"] == ["query", "person", "camera", "right", "first right", *map(str, range(1, 11))]
     assert table["data"]
-    (artifact,) = (a for a in run.artifacts if a.type == "run_table" and "ranking_target" in a.name.replace("-", "_"))
-    files = {file.path: Path(file.local_path) for file in artifact.manifest.contents}
     for query, person, camera, right, first, *ranked in table["data"]:
         found = [image for image in ranked if image]
         assert person >= 1 and camera >= 1
@@ -206,7 +208,6 @@ def test_rankings_are_tables(people: Path) -> None:
         assert (first is None) == (right == 0) and (first is None or 1 <= first <= len(found))
         for image in (query, *found):
             assert image["_type"] == "image-file"
-            assert files[image["path"]].is_relative_to(people / "wandb")  # kept with the run until it is sent
             assert np.array(Image.open(files[image["path"]])).shape == (38, 38, 3)
 
 

@@ -250,7 +250,7 @@ def mean_average_precision(embed: Any, query: PersonDataset, gallery: PersonData
 def test_scores_and_the_picture_of_each_test_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module, drawn = method(num_persons=3), {}
     monkeypatch.setattr(
-        pictures, "write_picture", lambda trainer, name, rows, columns, iteration: drawn.update({name: (rows, columns)})
+        pictures, "write_picture", lambda trainer, name, rows, columns, *_: drawn.update({name: (rows, columns)})
     )
     scores = trainer(tmp_path).test(module, data(), verbose=False)[0]
     module.eval()

@@ -23,12 +23,13 @@
 # of so few iterations knows outlines, and hardly any colours. The README's picture is by the recipe in the last cell.
 
 # %%
-ITERATIONS = 60  # 1,500 for the picture in the README, with all of what stands on the right
+ITERATIONS = 50  # 1,500 for the picture in the README, with all of what stands on the right
 LEARNING_RATE = 2e-3  # 5e-4
 SIZE = (32, 32)  # (64, 64)
 HALVINGS = 1  # 2; of an image before its content code
 WIDTH = 8  # 16; of generators and discriminators
 IMAGES = 100  # 1,000
+BATCH = 4  # 2
 
 # %%
 import logging
@@ -78,7 +79,7 @@ data = UnpairedImages(
     crop_size=None,
     flip=False,  # toes point left
     cache=True,
-    batch_size=4,
+    batch_size=BATCH,
     eval_batch_size=10,
 )
 drawings, photos = (next(iter(loader))["image"] for loader in data.test_dataloader())
@@ -177,7 +178,7 @@ for axis, player in zip(axes, players, strict=True):
         if name.startswith(f"train/{player}/") and not name.endswith("/loss"):
             axis.plot(values, label=name.split("/")[-1], linewidth=1)
     axis.set(title=f"Terms of the {player}'s loss, unweighted", xlabel="iteration", yscale="log")
-    axis.legend(fontsize=7)
+    axis.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
 plt.tight_layout()
 plt.show()
 

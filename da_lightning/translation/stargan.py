@@ -15,7 +15,13 @@ from da_lightning.translation.linear_decay import LinearDecayTranslation
 from da_lightning.translation.losses import l1
 from da_lightning.translation.module import DOMAINS, Domain
 from da_lightning.translation.networks.blocks import Additive
-from da_lightning.translation.networks.stargan import StarDiscriminator, StarGenerator, official_state
+from da_lightning.translation.networks.cyclegan import GeneratorName
+from da_lightning.translation.networks.stargan import (
+    StarDiscriminator,
+    StarGenerator,
+    StarUnetGenerator,
+    official_state,
+)
 from da_lightning.translation.weights import load_weights
 
 
@@ -29,8 +35,10 @@ class StarGAN(LinearDecayTranslation):
     Args:
         num_domains: Samples may carry ``domain`` int64 [B]; without, the source is domain 0 and the target 1. ``None``
             leaves the networks to :meth:`build`.
+        generator: ``resnet`` or ``unet``.
         width: Channels of the generator's first layer.
-        residuals: Residual blocks of the generator.
+        residuals: Residual blocks of a ``resnet``.
+        halvings: Of the image's sides in a ``unet``, which must be multiples of 2 to their number.
         additive: It says what to add to an image, see :class:`~da_lightning.translation.networks.blocks.Additive`.
         discriminator_width, discriminator_layers, class_kernel: See
             :class:`~da_lightning.translation.networks.stargan.StarDiscriminator`.
@@ -48,8 +56,10 @@ class StarGAN(LinearDecayTranslation):
     def __init__(
         self,
         num_domains: int | None = 2,
+        generator: GeneratorName = "resnet",
         width: int = 64,
         residuals: int = 6,
+        halvings: int = 6,
         additive: bool = False,
         discriminator_width: int = 64,
         discriminator_layers: int = 6,
@@ -66,17 +76,21 @@ class StarGAN(LinearDecayTranslation):
         self.refuse_accumulation("StarGAN")
         self.classification_weight, self.reconstruction_weight = classification_weight, reconstruction_weight
         self.penalty_weight, self.critic_steps = penalty_weight, critic_steps
-        self._sizes = (width, residuals), (discriminator_width, discriminator_layers, class_kernel)
+        self.stride = 2**halvings if generator == "unet" else 4
+        self._generator = (
+            (StarUnetGenerator, width, halvings) if generator == "unet" else (StarGenerator, width, residuals)
+        )
+        self._discriminator = discriminator_width, discriminator_layers, class_kernel
         self._additive, self._init_from = additive, init_from
         if num_domains is not None:
             self.build(num_domains)
 
     def build(self, num_domains: int) -> None:
         """Make the networks for so many domains, and begin from ``init_from``."""
-        of_generator, of_discriminator = self._sizes
-        generator = StarGenerator(num_domains, *of_generator)
+        network, *sizes = self._generator
+        generator = network(num_domains, *sizes)
         self.generator = Additive(generator) if self._additive else generator
-        self.discriminator = StarDiscriminator(num_domains, *of_discriminator)
+        self.discriminator = StarDiscriminator(num_domains, *self._discriminator)
         if self._init_from:
             self._load(Path(self._init_from))
 

@@ -99,8 +99,9 @@ def by_hand(module: StarGAN, content: list[Batch]) -> None:
             generators.step()
 
 
-def test_training_equals_the_hand_written_one(tmp_path: Path) -> None:
-    module, content = method(max_iters=4), batches(4)
+@pytest.mark.parametrize("options", [{}, {"generator": "unet", "halvings": 2}], ids=["resnet", "unet"])
+def test_training_equals_the_hand_written_one(options: dict[str, Any], tmp_path: Path) -> None:
+    module, content = method(max_iters=4, **options), batches(4)
     expected = deepcopy(module)
     by_hand(expected, content)
     fit(module, content, tmp_path)

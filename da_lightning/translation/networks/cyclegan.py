@@ -66,14 +66,14 @@ class _Skip(nn.Sequential):
 class UnetGenerator(nn.Sequential):
     """Halves the sides ``halvings`` times, with a connection across at each size."""
 
-    def __init__(self, width: int = 64, halvings: int = 8) -> None:
+    def __init__(self, width: int = 64, halvings: int = 8, inputs: int = 3) -> None:
         widths = [width * min(2**level, 8) for level in range(halvings)]
         inner: list[nn.Module] = []
         for outside, inside in zip(widths[-2::-1], widths[:0:-1], strict=True):
             down, up = _halving(outside, inside), _doubling(inside * (2 if inner else 1), outside)
             norm = [InstanceNorm()] if inner else []  # innermost, a single position may be left
             inner = [_Skip(nn.LeakyReLU(0.2), down, *norm, *inner, nn.ReLU(), up, InstanceNorm())]
-        super().__init__(_halving(3, width), *inner, nn.ReLU(), _doubling(2 * width, 3), nn.Tanh())
+        super().__init__(_halving(inputs, width), *inner, nn.ReLU(), _doubling(2 * width, 3), nn.Tanh())
 
 
 class PatchDiscriminator(nn.Sequential):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from da_lightning.errors import UserError
-from da_lightning.translation.networks.cyclegan import Residual
+from da_lightning.translation.networks.cyclegan import Residual, UnetGenerator
 
 
 class StarGenerator(nn.Sequential):
@@ -33,8 +33,23 @@ class StarGenerator(nn.Sequential):
         self.num_domains = num_domains
 
     def forward(self, image: Tensor, domain: Tensor) -> Tensor:  # type: ignore[override]
-        code = F.one_hot(domain, self.num_domains).to(image.dtype)[..., None, None]
-        return super().forward(torch.cat([image, code.expand(-1, -1, *image.shape[-2:])], dim=1))
+        return super().forward(_beside(image, domain, self.num_domains))
+
+
+class StarUnetGenerator(UnetGenerator):
+    """The same task for a U-Net, whose first connection carries colours around the instance norms."""
+
+    def __init__(self, num_domains: int, width: int = 64, halvings: int = 8) -> None:
+        super().__init__(width, halvings, inputs=3 + num_domains)
+        self.num_domains = num_domains
+
+    def forward(self, image: Tensor, domain: Tensor) -> Tensor:  # type: ignore[override]
+        return super().forward(_beside(image, domain, self.num_domains))
+
+
+def _beside(image: Tensor, domain: Tensor, num_domains: int) -> Tensor:
+    code = F.one_hot(domain, num_domains).to(image.dtype)[..., None, None]
+    return torch.cat([image, code.expand(-1, -1, *image.shape[-2:])], dim=1)
 
 
 class StarDiscriminator(nn.Module):

@@ -2,7 +2,7 @@
 
 import inspect
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -28,11 +28,26 @@ def checked_arguments(function: Callable, arguments: Mapping[str, Any], key: str
     parameters, hints, is_open = _signature(function)
     for name in arguments:
         if name not in parameters and not is_open:
-            raise UserError(f"{key}.{name} is not an option of {function.__name__}: it takes {', '.join(parameters)}.")
+            raise UserError(f"{key}.{name} is not an option of {function.__name__}: it takes {', '.join(parameters) or 'none'}.")
     missing = [n for n, p in parameters.items() if p.default is p.empty and n not in arguments]
     if missing:
         raise UserError(f"{', '.join(f'{key}.{n}' for n in missing)} must be set: {function.__name__} has no default.")
     return {n: _checked(v, hints[n], f"{key}.{n}") if n in hints else v for n, v in arguments.items()}
+
+
+def checked_words(function: Callable, words: Sequence[str], key: str) -> dict[str, Any]:
+    """Arguments for ``function`` from a command's ``name=value`` words; a path may hold ``=`` or a comma.
+
+    Raises:
+        UserError: A word without a name, or what :func:`checked_arguments` refuses.
+    """
+    arguments: dict[str, str | None] = {}
+    for word in words:
+        name, sign, value = word.partition("=")
+        if not sign:
+            raise UserError(f"{word!r} is no option: write name=value, or see --help.")
+        arguments[name] = None if value == "null" else value
+    return checked_arguments(function, arguments, key)
 
 
 def _signature(function: Callable) -> tuple[dict[str, inspect.Parameter], dict[str, Any], bool]:

@@ -64,16 +64,9 @@ def main() -> None:
 
 
 def _options(arguments: Sequence[str]) -> dict[str, Any]:
-    """``name=value`` words, as they are: a path may hold ``=`` or a comma."""
-    from da_lightning.arguments import checked_arguments
+    from da_lightning.arguments import checked_words
 
-    options: dict[str, str | None] = {}
-    for argument in arguments:
-        name, sign, value = argument.partition("=")
-        if not sign:
-            raise UserError(f"{argument!r} is no option: write name=value, or see --help.")
-        options[name] = None if value == "null" else value
-    return checked_arguments(predict, options, "predict")
+    return checked_words(predict, arguments, "predict")
 
 
 def predict(

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 import lightning.pytorch as L
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from da_lightning.errors import UserError
@@ -17,6 +17,7 @@ from da_lightning.reid.networks.heads import PersonClassifier
 from da_lightning.reid.pictures import RankingPicture
 from da_lightning.reid.ranking import Ranking
 from da_lightning.training.checkpoints import read_checkpoint
+from da_lightning.training.exportable import Exportable
 from da_lightning.training.module import AdaptationModule, Player
 from da_lightning.training.weights import check_children
 
@@ -119,6 +120,18 @@ class ReidModule(AdaptationModule):
     def forward(self, image: Tensor) -> Tensor:
         return self.embed(image)
 
+    def exportable(self) -> Exportable:
+        """Test features of length 1, float32 [B, D], of images of the size that rankings are made at.
+
+        Raises:
+            UserError: A checkpoint that does not record that size.
+        """
+        if self.image_size is None:
+            raise UserError("The checkpoint does not record an image size: set method.image_size in training.")
+        about = {"task": "re-identification", "interpolation": self.interpolation, "distance": self.distance}
+        about["normalisation"] = self.backbone.normalisation
+        return Exportable(_Embedder(self), "feature", about, size=self.image_size)
+
     # -- training ----------------------------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
@@ -186,3 +199,12 @@ class ReidModule(AdaptationModule):
     def on_test_epoch_end(self) -> None:
         for name, ranking in self.rankings.items():
             self.log_dict({f"{name}/{score}": value for score, value in ranking.compute().items()})
+
+
+class _Embedder(nn.Module):
+    def __init__(self, module: ReidModule) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, image: Tensor) -> Tensor:
+        return F.normalize(self.module.embed(image))

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics.classification import MulticlassJaccardIndex
 
 from da_lightning.segmentation.losses import IGNORE, pixel_cross_entropy, upsampled
@@ -12,6 +12,7 @@ from da_lightning.segmentation.networks import build_network
 from da_lightning.segmentation.networks.base import SegmentationNetwork
 from da_lightning.segmentation.networks.weights import load_weights
 from da_lightning.training.media import Overlay
+from da_lightning.training.exportable import Exportable
 from da_lightning.training.module import AdaptationModule, Player, Term
 
 
@@ -58,6 +59,12 @@ class SegmentationModule(AdaptationModule):
     def forward(self, image: Tensor) -> Tensor:
         """Class logits [B, K, H, W] of an RGB image [B, 3, H, W] in [0, 1], at the image's size."""
         return upsampled(self.network(image)[0], image.shape[-2:], self.align_corners)
+
+    def exportable(self, argmax: bool = False) -> Exportable:
+        """Logits at the image's size, or class ids [B, H, W], uint8."""
+        about = {"task": "segmentation", "classes": list(self.classes), "colours": list(self.classes.values())}
+        about["normalisation"] = self.network.normalisation
+        return Exportable(_Segmenter(self, argmax), "label" if argmax else "logits", about)
 
     def segmenter(self) -> Player:
         """The network as a player."""
@@ -153,3 +160,13 @@ class SegmentationModule(AdaptationModule):
         palette = torch.zeros(256, 3, dtype=torch.uint8, device=label.device)
         palette[: len(self.classes)] = torch.tensor(list(self.classes.values()), dtype=torch.uint8, device=label.device)
         return palette[label.long()].movedim(-1, -3)
+
+
+class _Segmenter(nn.Module):
+    def __init__(self, module: SegmentationModule, argmax: bool) -> None:
+        super().__init__()
+        self.module, self.argmax = module, argmax
+
+    def forward(self, image: Tensor) -> Tensor:
+        logits = self.module(image)
+        return logits.argmax(1).to(torch.uint8) if self.argmax else logits

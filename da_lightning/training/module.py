@@ -13,6 +13,7 @@ from torch.nn.utils import clip_grad_norm_
 from da_lightning.errors import UserError
 from da_lightning.seeds import mixed_seed
 from da_lightning.training.media import Overlay
+from da_lightning.training.exportable import Exportable
 from da_lightning.training.optimizers import make_optimizer
 
 
@@ -85,6 +86,10 @@ class AdaptationModule(L.LightningModule):
     def overlays(self, sample: dict[str, Tensor], domain: str) -> list[Overlay]:
         """The same for loggers that lay labels over images; none where no pixel has a label."""
         return []
+
+    def exportable(self) -> Exportable:
+        """What :mod:`da_lightning.export` writes to a file; a family's own arguments are options of the command."""
+        raise UserError(f"{type(self).__name__} is of a family that cannot be exported yet.")
 
     def lr_factor(self, iteration: int) -> float:
         """Factor on every learning rate at ``iteration``."""

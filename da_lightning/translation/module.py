@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from da_lightning.errors import UserError
 from da_lightning.seeds import mixed_seed
+from da_lightning.training.exportable import Exportable
 from da_lightning.training.module import AdversarialModule
 from da_lightning.translation.metrics import INPUTS, PAIRS, DomainScores, Metric, metric_networks, score_name
 
@@ -17,6 +18,10 @@ DOMAINS: tuple[Domain, Domain] = ("source", "target")
 
 DITHER = 1 / 255
 """Deviation of the noise on constant images: stacked instance norms raise their gradients to infinity."""
+
+
+ABOUT = {"task": "translation", "normalisation": {"mean": [0.5] * 3, "std": [0.5] * 3}}
+"""Of every exported translator."""
 
 
 def other(domain: Domain) -> Domain:
@@ -92,6 +97,12 @@ class TranslationModule(AdversarialModule):
         style = self.encode_style(image, domain) if self.style_dim else None
         return self.translate(self.translate(image, other(domain)), domain, style)
 
+    def exportable(self, to: Domain = "target") -> Exportable:
+        """Translations into ``to``, RGB in [0, 1], under a further input ``style`` [B, style_dim] where there are styles."""
+        further = {"style": lambda count: torch.randn(count, self.style_dim)} if self.style_dim else {}
+        about = {**ABOUT, "to": to, "style_dim": self.style_dim}
+        return Exportable(_Translator(self, to), "translation", about, further, self.stride)
+
     # -- training ----------------------------------------------------------------------------------------------------
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
@@ -155,6 +166,20 @@ class TranslationModule(AdversarialModule):
         columns = [image, *translations, self.round_trip(image, own)]
         self.train(was_training)
         return [as_uint8(column) for column in columns]
+
+
+class _Translator(nn.Module):
+    def __init__(self, module: TranslationModule, to: Domain) -> None:
+        super().__init__()
+        self.module, self.to_domain = module, to
+
+    def forward(self, image: Tensor, style: Tensor | None = None) -> Tensor:
+        return as_unit(self.module.generate(image * 2 - 1, self.to_domain, style))
+
+
+def as_unit(image: Tensor) -> Tensor:
+    """Images in [-1, 1] in [0, 1]; values beyond are clamped, as in files."""
+    return ((image + 1) / 2).clamp(0, 1)
 
 
 def dithered(image: Tensor) -> Tensor:

@@ -6,14 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from da_lightning.errors import CheckpointError
+from da_lightning.training.exportable import Exportable
 from da_lightning.training.module import Player, Term, frozen
 from da_lightning.translation.linear_decay import LinearDecayTranslation
 from da_lightning.translation.losses import l1
-from da_lightning.translation.module import DOMAINS, Domain
+from da_lightning.translation.module import ABOUT, DOMAINS, Domain, as_unit
 from da_lightning.translation.networks.blocks import Additive
 from da_lightning.translation.networks.cyclegan import GeneratorName
 from da_lightning.translation.networks.stargan import (
@@ -105,6 +106,17 @@ class StarGAN(LinearDecayTranslation):
         number = torch.as_tensor(DOMAINS.index(to) if isinstance(to, str) else to, device=image.device)
         return self.generator(image, number.expand(len(image)))
 
+    def exportable(self) -> Exportable:
+        """Translations into domains by number, the further input ``domain`` int64 [B]; RGB in [0, 1]."""
+        count = self.hparams["num_domains"]
+        return Exportable(
+            _StarTranslator(self.generator),
+            "translation",
+            {**ABOUT, "num_domains": count},
+            {"domain": lambda batch: torch.randint(count, (batch,))},
+            self.stride,
+        )
+
     def updates(self, batch: dict[str, dict[str, Tensor]]) -> Iterator[tuple[str, dict[str, Term]]]:
         real = torch.cat(list(self.images(batch).values()))
         own = torch.cat([_domains(batch[domain], number) for number, domain in enumerate(DOMAINS)])
@@ -156,6 +168,15 @@ class StarGAN(LinearDecayTranslation):
         for file in files:
             network = {"G": self.generator, "D": self.discriminator}.get(file.stem.rpartition("-")[2], self)
             load_weights(network, file, official_state)
+
+
+class _StarTranslator(nn.Module):
+    def __init__(self, generator: nn.Module) -> None:
+        super().__init__()
+        self.generator = generator
+
+    def forward(self, image: Tensor, domain: Tensor) -> Tensor:
+        return as_unit(self.generator(image * 2 - 1, domain))
 
 
 def _domains(sample: dict[str, Tensor], default: int) -> Tensor:

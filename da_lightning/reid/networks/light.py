@@ -19,6 +19,8 @@ class LightBackbone(Backbone):
         last_stride: Of the last stage.
     """
 
+    normalisation = {"mean": [0.45] * 3, "std": [0.25] * 3}
+
     def __init__(self, width: int = 32, last_stride: Literal[1, 2] = 2) -> None:
         super().__init__()
         if width < 8:

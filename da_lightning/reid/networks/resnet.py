@@ -31,6 +31,7 @@ class ResNetBackbone(Backbone):
 
     mean: Tensor
     deviation: Tensor
+    normalisation = {"mean": _MEAN, "std": _DEVIATION}
 
     def __init__(
         self,

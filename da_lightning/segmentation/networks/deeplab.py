@@ -6,6 +6,7 @@ from torchvision.models import ResNet, get_model, resnet101
 
 from da_lightning.errors import UserError
 from da_lightning.segmentation.networks.base import SegmentationNetwork
+from da_lightning.training.exportable import Normalisation
 from da_lightning.training.weights import load_pretrained
 
 BACKBONES = ("resnet18", "resnet50", "resnet101", "resnet101_caffe")
@@ -32,6 +33,12 @@ class Normalise(nn.Module):
         # Constants, not weights: a state dict keeps the official names only.
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("deviation", torch.tensor(deviation).view(3, 1, 1), persistent=False)
+
+    @property
+    def constants(self) -> Normalisation:
+        """In the order R, G, B."""
+        order = -1 if self.bgr else 1
+        return {"mean": self.mean.flatten().tolist()[::order], "std": self.deviation.flatten().tolist()[::order]}
 
     def forward(self, image: Tensor) -> Tensor:
         return ((image.flip(1) if self.bgr else image) - self.mean) / self.deviation
@@ -116,6 +123,7 @@ class DeepLabV2(SegmentationNetwork):
             )
         self.bn_stats = bn_stats
         self.normalise = Normalise("caffe" if caffe else "imagenet")
+        self.normalisation = self.normalise.constants
         body = _caffe_resnet101() if caffe else _dilated_resnet(backbone)
         self.conv1, self.bn1, self.relu, self.maxpool = body.conv1, body.bn1, body.relu, body.maxpool
         self.layer1, self.layer2, self.layer3, self.layer4 = body.layer1, body.layer2, body.layer3, body.layer4

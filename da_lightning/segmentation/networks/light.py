@@ -18,6 +18,8 @@ class LightNet(SegmentationNetwork):
         multi_level: Also classify the stride-8 decoder features, as the auxiliary level.
     """
 
+    normalisation = {"mean": [0.45] * 3, "std": [0.25] * 3}
+
     def __init__(self, num_classes: int, width: int = 16, dropout: float = 0.0, multi_level: bool = False) -> None:
         super().__init__()
         if width < 8:

@@ -39,6 +39,7 @@ class DeepLabVGG16(SegmentationNetwork):
     ) -> None:
         super().__init__()
         self.normalise = Normalise(normalisation)
+        self.normalisation = self.normalise.constants
         self.features = _features()
         self.classifier = DilatedHead(1024, num_classes, legacy_head)
         names = [f"features.{name}" for name in self.features.state_dict()]

@@ -98,6 +98,9 @@ class LayerNorm(nn.Module):
 
 def instance_norm(x: Tensor, affine: Tensor | None = None) -> Tensor:
     """Normalise each channel of each sample; then ``affine`` [B, 2, C], shift and scale, where given (AdaIN)."""
+    if torch.compiler.is_exporting():  # below, the number of samples becomes one of groups, which graphs hold fixed
+        normed = F.instance_norm(x)
+        return normed if affine is None else torch.addcmul(affine[:, 0, :, None, None], normed, affine[:, 1, :, None, None])
     # As groups of one sample: a fused kernel, affine and all, where F.instance_norm takes twice the time on CPU.
     planes = x.reshape(1, -1, *x.shape[2:])
     shift, scale = (None, None) if affine is None else affine.unbind(1)
@@ -115,6 +118,8 @@ class ReflectConv(nn.Conv2d):
     """A convolution under reflect padding that keeps its input for the backward pass, not a padded copy as well."""
 
     def forward(self, x: Tensor) -> Tensor:
+        if not torch.is_grad_enabled():
+            return super().forward(x)
         sides = self._reversed_padding_repeated_twice
         padded = F.pad(x, sides, mode="reflect")
         address = padded.data_ptr()  # the graph holds on to ``pack``, and so must not find the copy there
@@ -150,6 +155,9 @@ class UpsampleConv(nn.Conv2d):
         self.register_buffer("folding", folding, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        if torch.compiler.is_exporting():  # the plain form, whose sizes may be open and which other runtimes know
+            doubled = F.interpolate(x, scale_factor=2, mode="nearest")
+            return F.conv2d(F.pad(doubled, (2, 2, 2, 2), mode="reflect"), self.weight, self.bias)
         with torch.autocast(x.device.type, enabled=False):
             kernel = (self.weight.flatten(2) @ self.folding).unflatten(2, (4, 3, 3)).transpose(1, 2).flatten(0, 1)
         bias = None if self.bias is None else self.bias.repeat_interleave(4)

@@ -1,0 +1,322 @@
+"""Write a trained network to a file that runs without this library.
+
+    python -m da_lightning.export checkpoint=.../last.ckpt output=segmenter.onnx
+
+checkpoint=     one of ours, like a run's checkpoints/last.ckpt; averaged weights where the training averaged (callbacks=ema)
+output=         a file to write: .onnx for any ONNX runtime, .pt2 for torch.export.load
+overwrite=true  replace the file
+height= width=  one size of images; left out, any size where the network allows it
+batch_size=     one number of images; left out, any
+
+Every file takes RGB images, float32 [batch, 3, height, width] in [0, 1]; normalising is part of the graph. Class names,
+sizes and the like are in the file's metadata. After writing, the file is run on random images, of two sizes where sizes
+are open, and held against the method: where outputs differ by more than 1e-4 + 1e-4 * |output| the file is removed.
+
+Segmentation gives class logits at the image's size
+argmax=true     class ids instead, uint8
+
+Translation gives RGB in [0, 1]; methods with styles have an input `style`, those with many domains an input `domain`
+to=target       or source
+
+Re-identification gives features of length 1, of images of the size that the method was trained at
+"""
+
+import json
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from da_lightning.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from torch.export import ExportedProgram
+
+    from da_lightning.training.exportable import Exportable
+
+# Heavy imports (torch, onnx) wait until there is something to do: --help must answer at once.
+
+TOLERANCE = 1e-4
+"""How far outputs of a file may be from the method's, absolutely and relatively; or the share of class ids that differ."""
+
+SMALLEST = 32
+"""Pixels of the shortest side that a file with open sizes takes."""
+
+METADATA = "da_lightning.json"
+"""Name of the metadata inside a .pt2 file."""
+
+
+def main() -> None:
+    """Entry point of ``python -m da_lightning.export``."""
+    arguments = sys.argv[1:]
+    if not arguments or {"-h", "--help"} & set(arguments):
+        print(__doc__)
+        return
+    from da_lightning.arguments import checked_words
+
+    try:
+        export(**checked_words(export, arguments, "export"))
+    except UserError as error:
+        sys.exit(f"error: {error}")
+
+
+def export(
+    checkpoint: str,
+    output: str,
+    overwrite: bool = False,
+    height: int | None = None,
+    width: int | None = None,
+    batch_size: int | None = None,
+    **options: Any,
+) -> None:
+    """Export the method in a checkpoint; the options are those of the command line, see ``--help``.
+
+    Raises:
+        UserError: Options or a checkpoint that do not fit, a network that cannot be exported, or a file whose outputs
+            are not the method's, which is removed.
+    """
+    from da_lightning.arguments import checked_arguments
+    from da_lightning.predict import load_method
+
+    file = Path(output).expanduser()
+    if file.suffix not in WRITERS:
+        raise UserError(f"output={file} must end in {' or '.join(WRITERS)}.")
+    if file.exists() and not (overwrite and file.is_file()):
+        raise UserError(f"output={file} is there already: choose another name, or set overwrite=true.")
+    module = load_method(checkpoint).eval()
+    found = module.exportable(**checked_arguments(module.exportable, options, "export"))
+    name = f"{type(module).__module__}.{type(module).__qualname__}"
+    worst = write(found, file, name, height, width, batch_size)
+    size = f"{file.stat().st_size / 2**20:.1f} MB"
+    print(f"{file}: {size}, outputs differ from {type(module).__name__}'s by {worst:.1e} at most.")
+
+
+def write(
+    found: "Exportable",
+    file: Path,
+    method: str,
+    height: int | None = None,
+    width: int | None = None,
+    batch_size: int | None = None,
+) -> float:
+    """Write ``file`` and hold it against ``found``.
+
+    Args:
+        method: What the metadata call it.
+        height, width: The one size of images; ``None``: any, if the network has no size of its own.
+        batch_size: The one number of images; ``None``: any.
+
+    Returns:
+        The largest difference of outputs; of class ids, the share that differs.
+
+    Raises:
+        UserError: Sides that do not fit, a network that cannot be exported, a missing package, or other outputs; no
+            file is left then.
+    """
+    import torch
+
+    sides = _sides(found, height, width)
+    cases = _cases(found, sides, batch_size)
+    network, writer = found.network.eval(), WRITERS[file.suffix]
+    with torch.no_grad():
+        wanted, used = _outputs(network, cases)
+        with _used_alone(network, used):
+            program = _program(network, cases[0], _open_sizes(found, sides, batch_size))
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_name(f".part.{file.name}")
+    try:
+        run = writer(program, part, found, _metadata(found, method, sides, batch_size))
+        worst = max(_difference(run(inputs), output) for inputs, output in zip(cases, wanted, strict=True))
+        part.replace(file)
+    finally:
+        part.unlink(missing_ok=True)
+    return worst
+
+
+def _sides(found: "Exportable", height: int | None, width: int | None) -> tuple[int, int] | None:
+    if height is None or width is None:
+        if height != width:
+            raise UserError("height and width belong together: give both, or neither.")
+        return found.size
+    if found.size not in (None, (height, width)):
+        raise UserError(f"This network takes images of {found.size[0]}x{found.size[1]} alone: leave out height and width.")
+    for name, side in (("height", height), ("width", width)):
+        if side < 1 or side % found.multiple:
+            raise UserError(f"{name}={side} must be a multiple of {found.multiple}.")
+    return height, width
+
+
+def _cases(
+    found: "Exportable", sides: tuple[int, int] | None, batch_size: int | None
+) -> list[tuple["Tensor", ...]]:
+    """Random inputs of two sizes and two numbers of images, where these are open."""
+    import torch
+
+    if batch_size is not None and batch_size < 1:
+        raise UserError(f"batch_size={batch_size} must be 1 or more.")
+    step = found.multiple
+    short, more = -(-64 // step), -(-32 // step)
+    sizes = [sides] * 2 if sides else [(short * step, (short + more) * step), ((short + more + 1) * step, (short + 1) * step)]
+    counts = [batch_size] * 2 if batch_size else [2, 1]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return [
+            (torch.rand(count, 3, *size), *(draw(count) for draw in found.further.values()))
+            for count, size in zip(counts, sizes, strict=True)
+        ]
+
+
+def _open_sizes(
+    found: "Exportable", sides: tuple[int, int] | None, batch_size: int | None
+) -> tuple[dict[int, Any], ...]:
+    """The dimensions of each input that are open, for torch.export."""
+    from torch.export import Dim
+
+    batch = {} if batch_size else {0: Dim("batch")}
+    step = found.multiple
+    names = {} if sides else {2: "height", 3: "width"}
+    image = {
+        axis: step * Dim(f"{name}_by_{step}", min=-(-SMALLEST // step)) if step > 1 else Dim(name, min=SMALLEST)
+        for axis, name in names.items()
+    }
+    return ({**batch, **image}, *(batch for _ in found.further))
+
+
+def _program(
+    network: "nn.Module", inputs: tuple["Tensor", ...], open_sizes: tuple[dict[int, Any], ...]
+) -> "ExportedProgram":
+    import torch
+
+    try:
+        return torch.export.export(network, inputs, dynamic_shapes=open_sizes)
+    except Exception as error:  # torch's own kinds, and whatever the network raises while it is traced
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"The network cannot be exported with open sizes ({reason}): give height, width and batch_size."
+            if any(open_sizes)
+            else f"The network cannot be exported ({reason})."
+        ) from error
+
+
+@contextmanager
+def _used_alone(network: "nn.Module", used: set[int]) -> Iterator[None]:
+    """Inside, ``network`` lacks the weights whose ids are not ``used``: discriminators, say, which files would hold."""
+    stores = [store for module in network.modules() for store in (module._parameters, module._buffers)]
+    unused = [(s, name, t) for s in stores for name, t in s.items() if t is not None and id(t) not in used]
+    for store, name, _ in unused:
+        store[name] = None
+    try:
+        yield
+    finally:
+        for store, name, tensor in unused:
+            store[name] = tensor
+
+
+def _outputs(network: "nn.Module", cases: Sequence[tuple["Tensor", ...]]) -> tuple[list["Tensor"], set[int]]:
+    """What ``network`` makes of ``cases``, and the ids of the tensors it makes it with."""
+    from torch import Tensor
+    from torch.overrides import TorchFunctionMode
+    from torch.utils._pytree import tree_leaves
+
+    used: set[int] = set()
+
+    class Watch(TorchFunctionMode):
+        def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            used.update(id(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor))
+            return function(*args, **(kwargs or {}))
+
+    with Watch():
+        return [network(*inputs) for inputs in cases], used
+
+
+def _metadata(
+    found: "Exportable", method: str, sides: tuple[int, int] | None, batch_size: int | None
+) -> dict[str, Any]:
+    import torch
+
+    import da_lightning
+
+    return {
+        "da_lightning": da_lightning.__version__,
+        "torch": torch.__version__,
+        "method": method,
+        "image": "float32 RGB [batch, 3, height, width] in [0, 1]",
+        "output": found.output,
+        "size": sides,
+        "size_multiple": found.multiple,
+        "smallest_side": None if sides else max(SMALLEST, found.multiple),
+        "batch_size": batch_size,
+        **found.about,
+    }
+
+
+def _difference(actual: "Tensor", wanted: "Tensor") -> float:
+    import torch
+
+    if not wanted.is_floating_point():
+        worst = (actual != wanted).float().mean().item()
+        is_same, what = worst <= TOLERANCE, "share of class ids that differ"
+    else:
+        worst = (actual - wanted).abs().max().item()
+        is_same, what = torch.allclose(actual, wanted, rtol=TOLERANCE, atol=TOLERANCE), "largest difference"
+    if not is_same:
+        raise UserError(
+            f"The file's outputs are not the method's ({what}: {worst:.1e}, allowed: {TOLERANCE:.0e}), so it was removed: "
+            "try the other kind of file, and tell us of it."
+        )
+    return worst
+
+
+Run = Callable[[tuple["Tensor", ...]], "Tensor"]
+
+
+def _write_onnx(program: "ExportedProgram", file: Path, found: "Exportable", metadata: Mapping[str, Any]) -> Run:
+    try:
+        import onnx_ir
+        import onnxruntime
+        import onnxscript  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"output={file.name} needs {error.name}: install da-lightning[export], or write a .pt2 file."
+        ) from None
+    import torch
+
+    names = ["image", *found.further]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        graph = torch.onnx.export(program, (), input_names=names, output_names=[found.output], dynamo=True, verbose=False)
+    assert graph is not None
+    values = [*graph.model.graph.inputs, *graph.model.graph.outputs]
+    image = values[0].shape
+    # torch calls open sizes s17 and the like.
+    known = {str(image[axis]): name for axis, name in ((0, "batch"), (2, "height"), (3, "width")) if not isinstance(image[axis], int)}
+    for value in values:
+        value.shape = onnx_ir.Shape([d if isinstance(d, int) else known.get(str(d), str(d)) for d in value.shape])
+    texts = {name: text if isinstance(text, str) else json.dumps(text) for name, text in metadata.items()}
+    graph.model.metadata_props.update(texts)
+    graph.save(file)
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+
+    def run(inputs: tuple["Tensor", ...]) -> "Tensor":
+        (output,) = session.run(None, {name: value.numpy() for name, value in zip(names, inputs, strict=True)})
+        return torch.from_numpy(output)
+
+    return run
+
+
+def _write_pt2(program: "ExportedProgram", file: Path, found: "Exportable", metadata: Mapping[str, Any]) -> Run:
+    import torch
+
+    torch.export.save(program, file, extra_files={METADATA: json.dumps(metadata)})
+    network = torch.export.load(file).module()
+    return lambda inputs: network(*inputs)
+
+
+WRITERS = {".onnx": _write_onnx, ".pt2": _write_pt2}
+"""By a file's suffix: they write it and give back what runs it."""
+
+if __name__ == "__main__":
+    main()

@@ -28,7 +28,9 @@ def checked_arguments(function: Callable, arguments: Mapping[str, Any], key: str
     parameters, hints, is_open = _signature(function)
     for name in arguments:
         if name not in parameters and not is_open:
-            raise UserError(f"{key}.{name} is not an option of {function.__name__}: it takes {', '.join(parameters) or 'none'}.")
+            raise UserError(
+                f"{key}.{name} is not an option of {function.__name__}: it takes {', '.join(parameters) or 'none'}."
+            )
     missing = [n for n, p in parameters.items() if p.default is p.empty and n not in arguments]
     if missing:
         raise UserError(f"{', '.join(f'{key}.{n}' for n in missing)} must be set: {function.__name__} has no default.")

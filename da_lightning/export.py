@@ -2,7 +2,7 @@
 
     python -m da_lightning.export checkpoint=.../last.ckpt output=segmenter.onnx
 
-checkpoint=     one of ours, like a run's checkpoints/last.ckpt; averaged weights where the training averaged (callbacks=ema)
+checkpoint=     one of ours, like a run's checkpoints/last.ckpt; of a training with callbacks=ema the average
 output=         a file to write: .onnx for any ONNX runtime, .pt2 for torch.export.load
 overwrite=true  replace the file
 height= width=  one size of images; left out, any size where the network allows it
@@ -10,7 +10,8 @@ batch_size=     one number of images; left out, any
 
 Every file takes RGB images, float32 [batch, 3, height, width] in [0, 1]; normalising is part of the graph. Class names,
 sizes and the like are in the file's metadata. After writing, the file is run on random images, of two sizes where sizes
-are open, and held against the method: where outputs differ by more than 1e-4 + 1e-4 * |output| the file is removed.
+are open, and held against the method. Where outputs differ by more than 1e-4 (of the largest output, if that is beyond
+1; for class ids: by more than this share of them) the file is removed.
 
 Segmentation gives class logits at the image's size
 argmax=true     class ids instead, uint8
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 # Heavy imports (torch, onnx) wait until there is something to do: --help must answer at once.
 
 TOLERANCE = 1e-4
-"""How far outputs of a file may be from the method's, absolutely and relatively; or the share of class ids that differ."""
+"""How far outputs of a file may be from the method's, over the largest or 1; or the share of class ids that differ."""
 
 SMALLEST = 32
 """Pixels of the shortest side that a file with open sizes takes."""
@@ -90,8 +91,14 @@ def export(
     found = module.exportable(**checked_arguments(module.exportable, options, "export"))
     name = f"{type(module).__module__}.{type(module).__qualname__}"
     worst = write(found, file, name, height, width, batch_size)
-    size = f"{file.stat().st_size / 2**20:.1f} MB"
-    print(f"{file}: {size}, outputs differ from {type(module).__name__}'s by {worst:.1e} at most.")
+    print(f"{file}: {file.stat().st_size / 2**20:.1f} MB, its outputs are the method's to {worst:.1e}.")
+    sides = _sides(found, height, width)
+    if sides:
+        print(f"It takes images of {sides[0]}x{sides[1]} alone: resize others.")
+    else:
+        print(
+            f"It takes images of any size from {_smallest(found)} pixels a side on, in multiples of {found.multiple}."
+        )
 
 
 def write(
@@ -110,7 +117,7 @@ def write(
         batch_size: The one number of images; ``None``: any.
 
     Returns:
-        The largest difference of outputs; of class ids, the share that differs.
+        The largest difference of outputs, as :data:`TOLERANCE` bounds it.
 
     Raises:
         UserError: Sides that do not fit, a network that cannot be exported, a missing package, or other outputs; no
@@ -121,10 +128,14 @@ def write(
     sides = _sides(found, height, width)
     cases = _cases(found, sides, batch_size)
     network, writer = found.network.eval(), WRITERS[file.suffix]
-    with torch.no_grad():
-        wanted, used = _outputs(network, cases)
-        with _used_alone(network, used):
-            program = _program(network, cases[0], _open_sizes(found, sides, batch_size))
+    open_sizes = _open_sizes(found, sides, batch_size)
+    try:
+        with torch.no_grad():
+            wanted, used = _outputs(network, cases)
+            with _used_alone(network, used):
+                program = torch.export.export(network, cases[0], dynamic_shapes=open_sizes)
+    except Exception as error:  # torch's own kinds, and whatever the network raises at a size it does not know
+        raise _refusal(error, any(open_sizes)) from error
     file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_name(f".part.{file.name}")
     try:
@@ -142,16 +153,16 @@ def _sides(found: "Exportable", height: int | None, width: int | None) -> tuple[
             raise UserError("height and width belong together: give both, or neither.")
         return found.size
     if found.size not in (None, (height, width)):
-        raise UserError(f"This network takes images of {found.size[0]}x{found.size[1]} alone: leave out height and width.")
+        raise UserError(
+            f"This network takes images of {found.size[0]}x{found.size[1]} alone: leave out height and width."
+        )
     for name, side in (("height", height), ("width", width)):
         if side < 1 or side % found.multiple:
             raise UserError(f"{name}={side} must be a multiple of {found.multiple}.")
     return height, width
 
 
-def _cases(
-    found: "Exportable", sides: tuple[int, int] | None, batch_size: int | None
-) -> list[tuple["Tensor", ...]]:
+def _cases(found: "Exportable", sides: tuple[int, int] | None, batch_size: int | None) -> list[tuple["Tensor", ...]]:
     """Random inputs of two sizes and two numbers of images, where these are open."""
     import torch
 
@@ -159,7 +170,11 @@ def _cases(
         raise UserError(f"batch_size={batch_size} must be 1 or more.")
     step = found.multiple
     short, more = -(-64 // step), -(-32 // step)
-    sizes = [sides] * 2 if sides else [(short * step, (short + more) * step), ((short + more + 1) * step, (short + 1) * step)]
+    sizes = (
+        [sides] * 2
+        if sides
+        else [(short * step, (short + more) * step), ((short + more + 1) * step, (short + 1) * step)]
+    )
     counts = [batch_size] * 2 if batch_size else [2, 1]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -167,6 +182,10 @@ def _cases(
             (torch.rand(count, 3, *size), *(draw(count) for draw in found.further.values()))
             for count, size in zip(counts, sizes, strict=True)
         ]
+
+
+def _smallest(found: "Exportable") -> int:
+    return -(-SMALLEST // found.multiple) * found.multiple
 
 
 def _open_sizes(
@@ -179,32 +198,25 @@ def _open_sizes(
     step = found.multiple
     names = {} if sides else {2: "height", 3: "width"}
     image = {
-        axis: step * Dim(f"{name}_by_{step}", min=-(-SMALLEST // step)) if step > 1 else Dim(name, min=SMALLEST)
+        axis: step * Dim(f"{name}_by_{step}", min=_smallest(found) // step) if step > 1 else Dim(name, min=SMALLEST)
         for axis, name in names.items()
     }
     return ({**batch, **image}, *(batch for _ in found.further))
 
 
-def _program(
-    network: "nn.Module", inputs: tuple["Tensor", ...], open_sizes: tuple[dict[int, Any], ...]
-) -> "ExportedProgram":
-    import torch
-
-    try:
-        return torch.export.export(network, inputs, dynamic_shapes=open_sizes)
-    except Exception as error:  # torch's own kinds, and whatever the network raises while it is traced
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(
-            f"The network cannot be exported with open sizes ({reason}): give height, width and batch_size."
-            if any(open_sizes)
-            else f"The network cannot be exported ({reason})."
-        ) from error
+def _refusal(error: Exception, is_open: bool) -> UserError:
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    if is_open:
+        return UserError(f"The network has no open sizes ({reason}): give height, width and batch_size.")
+    return UserError(f"The network cannot be exported ({reason}).")
 
 
 @contextmanager
 def _used_alone(network: "nn.Module", used: set[int]) -> Iterator[None]:
     """Inside, ``network`` lacks the weights whose ids are not ``used``: discriminators, say, which files would hold."""
-    stores = [store for module in network.modules() for store in (module._parameters, module._buffers)]
+    stores: list[dict[str, Any]] = [
+        store for module in network.modules() for store in (module._parameters, module._buffers)
+    ]
     unused = [(s, name, t) for s in stores for name, t in s.items() if t is not None and id(t) not in used]
     for store, name, _ in unused:
         store[name] = None
@@ -247,25 +259,29 @@ def _metadata(
         "output": found.output,
         "size": sides,
         "size_multiple": found.multiple,
-        "smallest_side": None if sides else max(SMALLEST, found.multiple),
+        "smallest_side": None if sides else _smallest(found),
         "batch_size": batch_size,
         **found.about,
     }
 
 
 def _difference(actual: "Tensor", wanted: "Tensor") -> float:
-    import torch
-
+    if actual.shape != wanted.shape or actual.dtype != wanted.dtype:
+        raise UserError(
+            f"The file gives {actual.dtype} {list(actual.shape)} where the method gives {wanted.dtype} "
+            f"{list(wanted.shape)}, so it was removed: try the other kind of file."
+        )
     if not wanted.is_floating_point():
         worst = (actual != wanted).float().mean().item()
-        is_same, what = worst <= TOLERANCE, "share of class ids that differ"
+        what = "share of class ids that differ"
     else:
-        worst = (actual - wanted).abs().max().item()
-        is_same, what = torch.allclose(actual, wanted, rtol=TOLERANCE, atol=TOLERANCE), "largest difference"
-    if not is_same:
+        # Rounding grows with what is summed: of outputs beyond 1, the largest is the measure.
+        worst = ((actual - wanted).abs().max() / wanted.abs().max().clamp(min=1)).item()
+        what = "largest difference"
+    if not worst <= TOLERANCE:  # nor for NaN
         raise UserError(
-            f"The file's outputs are not the method's ({what}: {worst:.1e}, allowed: {TOLERANCE:.0e}), so it was removed: "
-            "try the other kind of file, and tell us of it."
+            f"The file's outputs are not the method's ({what}: {worst:.1e}, allowed: {TOLERANCE:.0e}), so it was "
+            "removed: try the other kind of file."
         )
     return worst
 
@@ -286,15 +302,22 @@ def _write_onnx(program: "ExportedProgram", file: Path, found: "Exportable", met
 
     names = ["image", *found.further]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        graph = torch.onnx.export(program, (), input_names=names, output_names=[found.output], dynamo=True, verbose=False)
+        warnings.simplefilter("ignore")  # of torch, about itself
+        try:
+            graph = torch.onnx.export(
+                program, (), input_names=names, output_names=[found.output], dynamo=True, verbose=False
+            )
+        except Exception as error:
+            reason = (str(error.__cause__ or error).strip().splitlines() or [type(error).__name__])[0]
+            raise UserError(f"ONNX has no form of this network ({reason}): write a .pt2 file.") from error
     assert graph is not None
     values = [*graph.model.graph.inputs, *graph.model.graph.outputs]
-    image = values[0].shape
-    # torch calls open sizes s17 and the like.
-    known = {str(image[axis]): name for axis, name in ((0, "batch"), (2, "height"), (3, "width")) if not isinstance(image[axis], int)}
-    for value in values:
-        value.shape = onnx_ir.Shape([d if isinstance(d, int) else known.get(str(d), str(d)) for d in value.shape])
+    # Open sizes are called s17 and the like by torch.
+    axes = {0: "batch", 2: "height", 3: "width"}
+    shapes = [list(value.shape or ()) for value in values]
+    known = {str(shapes[0][axis]): name for axis, name in axes.items()}
+    for value, shape in zip(values, shapes, strict=True):
+        value.shape = onnx_ir.Shape([d if isinstance(d, int) else known.get(str(d), str(d)) for d in shape])
     texts = {name: text if isinstance(text, str) else json.dumps(text) for name, text in metadata.items()}
     graph.model.metadata_props.update(texts)
     graph.save(file)
@@ -311,7 +334,9 @@ def _write_pt2(program: "ExportedProgram", file: Path, found: "Exportable", meta
     import torch
 
     torch.export.save(program, file, extra_files={METADATA: json.dumps(metadata)})
-    network = torch.export.load(file).module()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch, about weights that share memory
+        network = torch.export.load(file).module()
     return lambda inputs: network(*inputs)
 
 

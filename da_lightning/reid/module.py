@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 import lightning.pytorch as L
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -110,7 +111,11 @@ class ReidModule(AdaptationModule):
         """Test features of images as they are, [B, D]."""
         if self.stripes is None:
             return self.pooled(image)
-        return F.adaptive_max_pool2d(self.backbone(image), (self.stripes, 1)).flatten(1)
+        # Not adaptive_max_pool2d, which ONNX has no form of.
+        maps = self.backbone(image)
+        rows = maps.shape[2]
+        bounds = [(n * rows // self.stripes, -(-(n + 1) * rows // self.stripes)) for n in range(self.stripes)]
+        return torch.stack([maps[:, :, first:end].amax((2, 3)) for first, end in bounds], 2).flatten(1)
 
     def embed(self, image: Tensor) -> Tensor:
         """Test features of RGB images [B, 3, H, W] in [0, 1]: float32 [B, D], not normalised."""
@@ -128,8 +133,12 @@ class ReidModule(AdaptationModule):
         """
         if self.image_size is None:
             raise UserError("The checkpoint does not record an image size: set method.image_size in training.")
-        about = {"task": "re-identification", "interpolation": self.interpolation, "distance": self.distance}
-        about["normalisation"] = self.backbone.normalisation
+        about = {
+            "task": "re-identification",
+            "interpolation": self.interpolation,
+            "distance": self.distance,
+            "normalisation": self.backbone.normalisation,
+        }
         return Exportable(_Embedder(self), "feature", about, size=self.image_size)
 
     # -- training ----------------------------------------------------------------------------------------------------

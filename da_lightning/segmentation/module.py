@@ -62,9 +62,14 @@ class SegmentationModule(AdaptationModule):
 
     def exportable(self, argmax: bool = False) -> Exportable:
         """Logits at the image's size, or class ids [B, H, W], uint8."""
-        about = {"task": "segmentation", "classes": list(self.classes), "colours": list(self.classes.values())}
-        about["normalisation"] = self.network.normalisation
-        return Exportable(_Segmenter(self, argmax), "label" if argmax else "logits", about)
+        about = {
+            "task": "segmentation",
+            "classes": list(self.classes),
+            "colours": list(self.classes.values()),
+            "normalisation": self.network.normalisation,
+        }
+        name, step = "label" if argmax else "logits", self.network.export_multiple
+        return Exportable(_Segmenter(self, argmax), name, about, multiple=step)
 
     def segmenter(self) -> Player:
         """The network as a player."""

@@ -98,7 +98,7 @@ class TranslationModule(AdversarialModule):
         return self.translate(self.translate(image, other(domain)), domain, style)
 
     def exportable(self, to: Domain = "target") -> Exportable:
-        """Translations into ``to``, RGB in [0, 1], under a further input ``style`` [B, style_dim] where there are styles."""
+        """Translations into ``to``, RGB in [0, 1]; where there are styles, under the further input ``style``."""
         further = {"style": lambda count: torch.randn(count, self.style_dim)} if self.style_dim else {}
         about = {**ABOUT, "to": to, "style_dim": self.style_dim}
         return Exportable(_Translator(self, to), "translation", about, further, self.stride)

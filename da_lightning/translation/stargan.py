@@ -106,7 +106,7 @@ class StarGAN(LinearDecayTranslation):
         number = torch.as_tensor(DOMAINS.index(to) if isinstance(to, str) else to, device=image.device)
         return self.generator(image, number.expand(len(image)))
 
-    def exportable(self) -> Exportable:
+    def exportable(self) -> Exportable:  # type: ignore[override]  # where to is an input
         """Translations into domains by number, the further input ``domain`` int64 [B]; RGB in [0, 1]."""
         count = self.hparams["num_domains"]
         return Exportable(

@@ -10,6 +10,8 @@ class SegmentationNetwork(nn.Module):
 
     normalisation: Normalisation | None = None
     """By which mean and deviation, for those who want to know."""
+    export_multiple = 1
+    """Sides of images are multiples of this where an exported graph leaves them open."""
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """Logits [B, K, h, w] at the network's own stride, the main level first, then the auxiliary one if any."""

@@ -124,6 +124,8 @@ class DeepLabV2(SegmentationNetwork):
         self.bn_stats = bn_stats
         self.normalise = Normalise("caffe" if caffe else "imagenet")
         self.normalisation = self.normalise.constants
+        # Whether a ceil-mode pooling's last window begins in the padding, a graph must know for all its sizes.
+        self.export_multiple = 4 if caffe else 1
         body = _caffe_resnet101() if caffe else _dilated_resnet(backbone)
         self.conv1, self.bn1, self.relu, self.maxpool = body.conv1, body.bn1, body.relu, body.maxpool
         self.layer1, self.layer2, self.layer3, self.layer4 = body.layer1, body.layer2, body.layer3, body.layer4

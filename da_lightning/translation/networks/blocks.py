@@ -100,7 +100,11 @@ def instance_norm(x: Tensor, affine: Tensor | None = None) -> Tensor:
     """Normalise each channel of each sample; then ``affine`` [B, 2, C], shift and scale, where given (AdaIN)."""
     if torch.compiler.is_exporting():  # below, the number of samples becomes one of groups, which graphs hold fixed
         normed = F.instance_norm(x)
-        return normed if affine is None else torch.addcmul(affine[:, 0, :, None, None], normed, affine[:, 1, :, None, None])
+        return (
+            normed
+            if affine is None
+            else torch.addcmul(affine[:, 0, :, None, None], normed, affine[:, 1, :, None, None])
+        )
     # As groups of one sample: a fused kernel, affine and all, where F.instance_norm takes twice the time on CPU.
     planes = x.reshape(1, -1, *x.shape[2:])
     shift, scale = (None, None) if affine is None else affine.unbind(1)

@@ -101,7 +101,9 @@ def test_styled_translations_in_onnx(tmp_path: Path) -> None:
     assert metadata["to"] == "source"
     assert metadata["size_multiple"] == "4"
     image, style = torch.rand(3, 3, 40, 68), torch.randn(3, 2)
-    torch.testing.assert_close(run(image, style) * 2 - 1, module.translate(image * 2 - 1, "source", style).clamp(-1, 1))
+    torch.testing.assert_close(
+        run(image, style) * 2 - 1, module.translate(image * 2 - 1, "source", style).clamp(-1, 1), atol=2e-4, rtol=0
+    )
 
 
 @torch.no_grad()
@@ -112,7 +114,7 @@ def test_domains_in_onnx(tmp_path: Path) -> None:
     assert shapes(session)["domain"] == ["batch"]
     assert session.get_modelmeta().custom_metadata_map["num_domains"] == "2"
     image, domain = torch.rand(2, 3, 40, 68), torch.tensor([1, 0])
-    torch.testing.assert_close(run(image, domain) * 2 - 1, module.generate(image * 2 - 1, domain))
+    torch.testing.assert_close(run(image, domain) * 2 - 1, module.generate(image * 2 - 1, domain), atol=2e-4, rtol=0)
 
 
 @torch.no_grad()

@@ -333,9 +333,9 @@ def _write_onnx(program: "ExportedProgram", file: Path, found: "Exportable", met
 def _write_pt2(program: "ExportedProgram", file: Path, found: "Exportable", metadata: Mapping[str, Any]) -> Run:
     import torch
 
-    torch.export.save(program, file, extra_files={METADATA: json.dumps(metadata)})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch, about weights that share memory
+        torch.export.save(program, file, extra_files={METADATA: json.dumps(metadata)})
         network = torch.export.load(file).module()
     return lambda inputs: network(*inputs)
 

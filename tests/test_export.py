@@ -19,6 +19,7 @@ from da_lightning.config.build import build
 from da_lightning.errors import UserError
 from da_lightning.export import METADATA, export, write
 from da_lightning.predict import load_method
+from da_lightning.reid.networks.base import Backbone
 from da_lightning.reid.source_only import ReidSourceOnly
 from da_lightning.segmentation.source_only import SourceOnly
 from da_lightning.training.exportable import Exportable
@@ -101,9 +102,8 @@ def test_styled_translations_in_onnx(tmp_path: Path) -> None:
     assert metadata["to"] == "source"
     assert metadata["size_multiple"] == "4"
     image, style = torch.rand(3, 3, 40, 68), torch.randn(3, 2)
-    torch.testing.assert_close(
-        run(image, style) * 2 - 1, module.translate(image * 2 - 1, "source", style).clamp(-1, 1), atol=2e-4, rtol=0
-    )
+    wanted = module.translate(image * 2 - 1, "source", style).clamp(-1, 1)
+    torch.testing.assert_close(run(image, style) * 2 - 1, wanted, atol=2e-4, rtol=0)
 
 
 @torch.no_grad()
@@ -132,15 +132,28 @@ def test_class_ids_in_onnx(tmp_path: Path) -> None:
     assert len(wanted.unique()) > 1
 
 
+class OneLayer(Backbone):
+    """In place of one of twenty: their layers are those of the segmenter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(3, 8, 3, stride=4)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.layer(image)
+
+
 @torch.no_grad()
-def test_features_in_onnx(tmp_path: Path) -> None:
+def test_features_of_stripes_in_onnx(tmp_path: Path) -> None:
     module = of("reid_source_only")
     assert isinstance(module, ReidSourceOnly)
+    module.backbone, module.feature, module.stripes, module.flip_average = OneLayer(), "pool5", 5, True
     run, session = onnx(module, tmp_path / "network.onnx")
     assert shapes(session)["image"] == ["batch", 3, 48, 32]
     assert session.get_modelmeta().custom_metadata_map["size"] == "[48, 32]"
     image = torch.rand(3, 3, 48, 32)
     features = run(image)
+    assert features.shape == (3, 40)
     torch.testing.assert_close(features, nn.functional.normalize(module.embed(image)), atol=1e-5, rtol=0)
     torch.testing.assert_close(features.norm(dim=1), torch.ones(3))
 

@@ -11,8 +11,8 @@ from da_lightning.segmentation.losses import IGNORE, pixel_cross_entropy, upsamp
 from da_lightning.segmentation.networks import build_network
 from da_lightning.segmentation.networks.base import SegmentationNetwork
 from da_lightning.segmentation.networks.weights import load_weights
-from da_lightning.training.media import Overlay
 from da_lightning.training.exportable import Exportable
+from da_lightning.training.media import Overlay
 from da_lightning.training.module import AdaptationModule, Player, Term
 
 

@@ -12,8 +12,8 @@ from torch.nn.utils import clip_grad_norm_
 
 from da_lightning.errors import UserError
 from da_lightning.seeds import mixed_seed
-from da_lightning.training.media import Overlay
 from da_lightning.training.exportable import Exportable
+from da_lightning.training.media import Overlay
 from da_lightning.training.optimizers import make_optimizer
 
 

@@ -189,7 +189,7 @@ def _held(ids: Tensor, memory: ExemplarMemory) -> tuple[Tensor, Tensor]:
 
 
 def gathered(tensor: Tensor) -> Tensor:
-    """``tensor`` of all ranks, [ranks, *shape]; it has the same shape on each."""
+    """``tensor`` of all ranks, ``[ranks, *shape]``; it has the same shape on each."""
     if _world_size() == 1:
         return tensor[None]
     everyones = tensor.new_empty(_world_size(), *tensor.shape)

@@ -1,0 +1,62 @@
+"""The code that the pages print is executed as their readers would: a method, on a data set, outside this repository."""
+
+import csv
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tiny_runs import command, run_folders, succeeded, tiny
+
+ROOT = Path(__file__).resolve().parents[1]
+BLOCK = re.compile(r"```\{code-block\} \w+\n:caption: (\S+)\n\n(.*?)\n```", re.DOTALL)
+
+
+def written(page: str, folder: Path) -> list[str]:
+    """Write the files that a page shows into ``folder``; returns the words of its command."""
+    blocks = dict(BLOCK.findall((ROOT / "docs" / page).read_text()))
+    words = shlex.split(blocks.pop("command").replace("\\\n", " "))
+    for file, content in blocks.items():
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        (folder / file).write_text(content + "\n")
+    return words
+
+
+def test_a_method_and_a_data_set_of_ones_own(tmp_path: Path) -> None:
+    *start, method = written("add_method.md", tmp_path)
+    trust, *program, flag, conf = start
+    words = written("add_dataset.md", tmp_path)
+    assert words[: len(start)] == start and program == ["python", "-m", "da_lightning.run"]
+    assert method == "method=minimum_entropy"
+    draw = np.random.RandomState(0)
+    for folder, count in (("mine", 6), ("theirs", 4), ("theirs_labelled", 2)):
+        (tmp_path / folder).mkdir()
+        for number in range(count):
+            Image.fromarray(draw.randint(0, 256, (32, 48, 3), np.uint8)).save(tmp_path / folder / f"{number}.jpg")
+            if folder != "theirs":
+                ids = draw.choice([0, 1, 2, 9], (32, 48)).astype(np.uint8)
+                Image.fromarray(ids).save(tmp_path / folder / f"{number}_label.png")
+    data = [word for word in words[len(start) :] if not word.startswith("method=")]
+    small = [option for option in tiny("segmentation_source_only") if not re.match(r"data\.(\w+)\.", option)]
+    options = [flag, conf, method, *data, *small, "data.num_workers=0", "trainer.log_every_n_steps=1"]
+    succeeded(command(options, tmp_path, **dict([trust.split("=")])))
+    (run,) = run_folders(tmp_path)
+    with (run / "metrics.csv").open() as stream:
+        entropies = [float(row["train/segmenter/entropy"] or "nan") for row in csv.DictReader(stream)]
+    assert 0 < np.nanmin(entropies) <= np.nanmax(entropies) <= 1
+    summary = json.loads((run / "metrics.json").read_text())
+    assert (summary["method"], summary["data"]) == ("minimum_entropy", "mine2theirs")
+    assert {"target/miou", "target/iou/road", "target/iou/car", "target/iou/sky"} <= set(summary["test"])
+
+
+def test_their_code_is_written_as_ours_is(tmp_path: Path) -> None:
+    for page in ("add_method.md", "add_dataset.md"):
+        written(page, tmp_path)
+    for action in (["check"], ["format", "--check"]):
+        settings = ["--config", str(ROOT / "pyproject.toml"), "--no-cache", str(tmp_path)]
+        done = subprocess.run([sys.executable, "-m", "ruff", *action, *settings], capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr

@@ -1,4 +1,4 @@
-"""The code that the pages print is executed as their readers would: a method, on a data set, outside this repository."""
+"""The code that pages print is executed as their readers would: a method, on a data set, outside this repository."""
 
 import csv
 import json

@@ -1,4 +1,4 @@
-"""Formulas as MathML, which browsers draw themselves: Sphinx's own renderers need a script from the network, or LaTeX."""
+"""Formulas as MathML, which browsers draw: Sphinx's own renderers need a script from the network, or LaTeX."""
 
 from docutils import nodes
 from docutils.utils.math.latex2mathml import tex2mathml

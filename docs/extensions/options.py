@@ -1,7 +1,8 @@
 """Pages out of ``conf/`` and docstrings, so that nothing is said twice.
 
-``{options} method/cbst`` lists what a file says of itself and of each option, ``{recipes} published`` and ``{recipes} own``
-list ``conf/experiment``, ``{group} data`` the files of a group, ``{modules} da_lightning.reid`` the API of each module.
+``{options} method/cbst`` lists what a file says of itself and of each option, ``{recipes} published`` and
+``{recipes} own`` the files of ``conf/experiment``, ``{group} data`` those of a group, ``{modules} da_lightning.reid``
+the API of each module.
 """
 
 import re

@@ -35,7 +35,7 @@ from da_lightning.translation.predict import Translate
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PROGRAM = re.compile(r"(?:[A-Z_]+=\S+ +)*(?:\S*/)?(?:python3?|make|pip|da-lightning|wandb|torchrun|jupyter) ")
-SYSTEM = (["python", "-m", "venv"], ["wandb", "sync"], ["wandb", "login"])
+SYSTEM = (["python", "-m", "venv"], ["wandb", "sync"], ["wandb", "login"], ["jupyter", "lab"])
 """How commands begin that belong to others, and need no more than what is installed."""
 
 
@@ -167,9 +167,7 @@ def test_commands_are_found() -> None:
     whole = {" ".join(command.words) for command in COMMANDS if command.is_whole}
     assert {"make demo", "make docs", "python -m da_lightning.run --cfg job"} <= whole
     assert len({command.place.partition(":")[0] for command in COMMANDS}) > 15
-    text = (
-        "<!-- needs: a cluster -->\n\n    torchrun x\n\nand\n\n    make it  # so\n\nby `method=a\nseed=1`, `seed=1`.\n"
-    )
+    text = "<!-- needs: a cluster -->\n\n    torchrun x\n\nand\n\n    make it  # so\n\nby `method=a\nseed=1`, `seed=1`"
     page = ROOT / "docs" / "text.md"
     original = Path.read_text
     with pytest.MonkeyPatch.context() as patch:

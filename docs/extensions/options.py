@@ -107,13 +107,13 @@ class Recipes(MarkdownDirective):
 
     def lines(self, argument: str) -> Iterator[str]:
         is_published = {"published": True, "own": False}[argument]
-        third = "| published " if is_published else ""
-        yield from (f"| `experiment=` | what {third}| |", f"| --- | --- {'| --- ' * is_published}| --- |")
+        heads = ["`experiment=`", *(["published"] if is_published else []), ""]
+        yield from (f"| {' | '.join(heads)} |", f"|{' --- |' * len(heads)}")
         for file in sorted((CONF / "experiment").glob("*.yaml")):
             what, published, rest = recipe(self.read(file))
             if (published is not None) == is_published:
-                cells = [what, *([published] if published else []), rest]
-                yield f"| `{file.stem}` | {' | '.join(map(escaped, cells))} |"
+                cells = [f"`{file.stem}` {escaped(what)}", *([escaped(published)] if published else []), escaped(rest)]
+                yield f"| {' | '.join(cells)} |"
 
 
 class Group(MarkdownDirective):

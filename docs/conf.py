@@ -22,7 +22,7 @@ myst_heading_anchors = 3
 html_theme = "furo"
 html_title = "da_lightning"
 html_math_renderer = "mathml"
-html_static_path, html_css_files = ["static"], ["math.css"]
+html_static_path, html_css_files = ["static"], ["site.css"]
 html_copy_source = html_show_sourcelink = False
 
 autodoc_default_options = {"members": True, "show-inheritance": True, "member-order": "bysource"}

@@ -107,7 +107,7 @@ class Recipes(MarkdownDirective):
 
     def lines(self, argument: str) -> Iterator[str]:
         is_published = {"published": True, "own": False}[argument]
-        heads = ["`experiment=`", *(["published"] if is_published else []), ""]
+        heads = ["`experiment=`", *(["published"] if is_published else []), "remarks"]
         yield from (f"| {' | '.join(heads)} |", f"|{' --- |' * len(heads)}")
         for file in sorted((CONF / "experiment").glob("*.yaml")):
             what, published, rest = recipe(self.read(file))

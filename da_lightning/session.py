@@ -23,13 +23,14 @@ from da_lightning.training.checkpoints import check_resumable, read_checkpoint
 from da_lightning.training.media import MediaLogger
 from da_lightning.training.module import AdaptationModule
 from da_lightning.training.results import draw_bars, peak_memory_mb, print_table, versions, write_metrics
+from da_lightning.training.selection import Selection
 from da_lightning.training.strategy import resolve_strategy
 
 log = logging.getLogger(__name__)
 
 
 def train_and_test(cfg: DictConfig, run_dir: Path, method: str, data_name: str) -> float | None:
-    """Train ``cfg.method`` on ``cfg.data``, test the last weights, fill ``run_dir``.
+    """Train ``cfg.method`` on ``cfg.data``, test the last or the selected weights, fill ``run_dir``.
 
     Returns:
         The test score named by ``cfg.objective`` or by the method, ``None`` where there is none.
@@ -52,6 +53,9 @@ def train_and_test(cfg: DictConfig, run_dir: Path, method: str, data_name: str) 
     data = cast(L.LightningDataModule, build(cfg.data, "data"))
     module = cast(AdaptationModule, build(cfg.method, "method"))
     objective = cfg.objective or module.objective
+    selection = cast(Selection, build(cfg.selection, "selection")) if cfg.selection else None
+    if selection:
+        selection.check(module, data)
     if checkpoint:
         check_resumable(checkpoint, content, module, is_averaged=bool(cfg.callbacks.get("ema")))
     del content  # as large as the network and its optimisers together
@@ -59,18 +63,19 @@ def train_and_test(cfg: DictConfig, run_dir: Path, method: str, data_name: str) 
     known = {"method": method, "data": data_name, "versions": versions(), "samples": fingerprints(data)}
     with (
         _loggers(cfg, run_dir, known, is_resumed=checkpoint is not None) as loggers,
-        _trainer(cfg, run_dir, module, loggers) as trainer,
+        _trainer(cfg, run_dir, module, loggers, selection) as trainer,
     ):
         log.info("Run folder: %s", run_dir)
         log.info("%s on %s, seed %d, precision %s.", method, data_name, cfg.seed, trainer.precision)
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint)
-        scores = _test(trainer, module, data, run_dir) if cfg.test else {}
+        scores = _test(trainer, module, data, run_dir, selection) if cfg.test else {}
+        how = selection.describe(module) if selection else "last iteration"
         if trainer.is_global_zero:
             summary = {
                 "method": method,
                 "data": data_name,
                 "seed": cfg.seed,
-                "selection": "last iteration",
+                "selection": how,
                 "objective": objective,
                 "versions": versions(),
                 "iterations": module.max_iters,
@@ -79,9 +84,11 @@ def train_and_test(cfg: DictConfig, run_dir: Path, method: str, data_name: str) 
                 "seconds": round(time.monotonic() - started, 1),
                 "peak_memory_mb": round(peak_memory_mb(), 1),
             }
-            draw_bars(scores, run_dir / "pictures" / "per_class.png")
+            draw_bars(
+                {k: v for k, v in scores.items() if not k.startswith("last/")}, run_dir / "pictures" / "per_class.png"
+            )
             if scores:
-                print_table(scores, f"{method} on {data_name} (last iteration, seed {cfg.seed})")
+                print_table(scores, f"{method} on {data_name} ({how}, seed {cfg.seed})")
             print(f"{run_dir}: {summary['seconds']:.0f} s, {summary['peak_memory_mb']:.0f} MB")
             write_metrics(run_dir / "metrics.json", summary)
             for logger in loggers:
@@ -117,23 +124,41 @@ def _checkpoint_to_resume(cfg: DictConfig, run_dir: Path) -> str | None:
     return str(last) if cfg.resume == "auto" and last.is_file() else cfg.ckpt_path
 
 
-def _test(trainer: L.Trainer, module: AdaptationModule, data: L.LightningDataModule, run_dir: Path) -> dict[str, float]:
-    """Scores of the last weights and, where the method began with source-only training, of what it began from."""
+def _test(
+    trainer: L.Trainer,
+    module: AdaptationModule,
+    data: L.LightningDataModule,
+    run_dir: Path,
+    selection: Selection | None,
+) -> dict[str, float]:
+    """Scores of the last weights and, where the method began with source-only training, of what it began from.
+
+    Where weights were selected, theirs are the scores, and those of the last are under ``last/``.
+    """
     if not data.test_dataloader():
         log.info("data.tests names no labelled set, so there is nothing to test: look at pictures/.")
         return {}
-    scores = {name: float(value) for name, value in trainer.test(module, datamodule=data, verbose=False)[0].items()}
+    last = trainer.test(module, datamodule=data, verbose=False)[0]
+    scores = {name: float(value) for name, value in last.items()}
     source_only = run_dir / "checkpoints" / "source_only.ckpt"
     if source_only.is_file():
         before = trainer.test(module, datamodule=data, ckpt_path=source_only, verbose=False)[0]
         scores |= {f"source_only/{name}": float(value) for name, value in before.items()}
+    if selection:  # after all others, so that the pictures of the test are of these weights
+        scores |= {f"last/{name}": scores[name] for name in last}
+        selected = trainer.test(module, datamodule=data, ckpt_path=selection.best_model_path, verbose=False)[0]
+        scores |= {name: float(value) for name, value in selected.items()}
     return scores
 
 
 @contextmanager
-def _trainer(cfg: DictConfig, run_dir: Path, module: AdaptationModule, loggers: list[Logger]) -> Iterator[L.Trainer]:
+def _trainer(
+    cfg: DictConfig, run_dir: Path, module: AdaptationModule, loggers: list[Logger], selection: Selection | None
+) -> Iterator[L.Trainer]:
     """The trainer with callbacks."""
     callbacks = [build(node, f"callbacks.{key}") for key, node in cfg.callbacks.items() if node]
+    if selection:
+        callbacks.insert(0, selection)  # before what writes last.ckpt, which is to know of the epoch's decision
     if not cfg.trainer.enable_progress_bar:
         callbacks = [callback for callback in callbacks if not isinstance(callback, L.callbacks.ProgressBar)]
     for callback in callbacks:

@@ -55,4 +55,4 @@ def _changed(cfg: DictConfig, stage: dict[str, Any]) -> DictConfig:
     """``cfg`` with another method and data as a whole, and with what else the stage says merged in."""
     changes = {key: value for key, value in stage.items() if key not in _OWN}
     kept = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key not in ("method", "data")])
-    return cast(DictConfig, OmegaConf.merge(kept, {"ckpt_path": None, "objective": None}, changes))
+    return cast(DictConfig, OmegaConf.merge(kept, {"ckpt_path": None, "objective": None, "selection": None}, changes))

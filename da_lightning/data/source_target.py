@@ -113,6 +113,10 @@ class SourceTargetDataModule(L.LightningDataModule):
             return max(1, batches["source"])
         return max(1, max(batches.values()) if self.mode == "max_size_cycle" else min(batches.values()))
 
+    def unlabelled_target(self) -> Dataset:
+        """The target's training images by plain index, as in a test and without labels."""
+        raise NotImplementedError
+
     def train_dataloader(self) -> CombinedLoader:
         """Both domains, of equal length by construction (so ``min_size`` cuts nothing)."""
         length = self.epoch_length()

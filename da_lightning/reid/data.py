@@ -159,6 +159,9 @@ class PersonDataModule(SourceTargetDataModule):
             cameras = self.target_view.dataset.cameras
             self.target_view.styles = CameraStyles(self.camera_style, self.target_names, cameras)
 
+    def unlabelled_target(self) -> Dataset:
+        return _Unaugmented(self.target_view)
+
     def training_sampler(self, name: str, size: int, length: int) -> PassSampler:
         if name == "target" or self.sampler == "random":
             return super().training_sampler(name, size, length)
@@ -309,6 +312,23 @@ class TargetView(TrainingView):
             file = self.styles.drawn(index) if self.styles else None
             image = self.augment(self._read(index, file))
         return {"image": image, "camera": self.cameras[index], "index": index}
+
+    def plain(self, index: int) -> Tensor:
+        """The real image, as a test shows it: float32 [3, H, W] in [0, 1]."""
+        return self.augment.resize(self._read(index, None)).float() / 255
+
+
+class _Unaugmented(Dataset[Sample]):
+    """Real images of the target, resized only."""
+
+    def __init__(self, view: TargetView) -> None:
+        self.view = view
+
+    def __len__(self) -> int:
+        return len(self.view)
+
+    def __getitem__(self, index: int) -> Sample:
+        return {"image": self.view.plain(index), "index": index}
 
 
 class EvaluationView(Dataset[Sample]):

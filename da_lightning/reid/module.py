@@ -1,7 +1,7 @@
 """What all re-identification methods share: backbone, classifier over the source's persons, ranking test, pictures."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -20,6 +20,7 @@ from da_lightning.reid.ranking import Ranking
 from da_lightning.training.checkpoints import read_checkpoint
 from da_lightning.training.exportable import Exportable
 from da_lightning.training.module import AdaptationModule, Player
+from da_lightning.training.scores import NeighbourhoodDensity, SelectionScore
 from da_lightning.training.weights import check_children
 
 logger = logging.getLogger(__name__)
@@ -208,6 +209,30 @@ class ReidModule(AdaptationModule):
     def on_test_epoch_end(self) -> None:
         for name, ranking in self.rankings.items():
             self.log_dict({f"{name}/{score}": value for score, value in ranking.compute().items()})
+
+    # -- selection ---------------------------------------------------------------------------------------------------
+
+    def selection_score(
+        self, score: SelectionScore, temperature: float
+    ) -> Callable[[Iterable[dict[str, Tensor]]], Tensor]:
+        if score == "entropy":
+            raise UserError(
+                "selection=entropy makes no sense for re-identification, whose classifier knows the source's persons "
+                "and nobody of the target: give selection=snd or selection=source."
+            )
+        return partial(self._density, temperature) if score == "snd" else self._map
+
+    def _density(self, temperature: float, batches: Iterable[dict[str, Tensor]]) -> Tensor:
+        density = NeighbourhoodDensity(temperature).to(self.device)
+        for batch in batches:
+            density.update(self.embed(batch["image"]), batch["index"])
+        return density.compute()
+
+    def _map(self, batches: Iterable[dict[str, Tensor]]) -> Tensor:
+        ranking = Ranking(self.distance).to(self.device)
+        for batch in batches:
+            ranking.update(self.embed(batch["image"]), batch["person"], batch["camera"], batch["is_query"])
+        return ranking.compute()["map"]
 
 
 class _Embedder(nn.Module):

@@ -327,7 +327,7 @@ def _sweep_chart(sweep: Sweep, objective: Score | None) -> Chart | None:
         if not spreads:
             continue
         dots = [(x, y) for x, ys in found.items() if len(ys) > 1 for y in ys]
-        name = f"{score.place}, source only" if score.role else score.place or score.metric
+        name = f"{score.place}, {score.role.replace('_', ' ')}" if score.role else score.place or score.metric
         points = [(x, spread.mean) for x, spread in spreads]
         lines.append(Line(name, points, [spread.deviation for _, spread in spreads], dots, bool(score.role)))
     if not lines:

@@ -118,18 +118,19 @@ Column = tuple[str, Mapping[Score, float | None]]
 
 @dataclass(frozen=True)
 class _Columns:
-    """The scores of the run, of what it is compared with, and of the oracle."""
+    """The scores of the run, of what it is compared with, of the oracle, and of the last weights if not its own."""
 
     own: Column
     before: Column | None
     oracle: Column | None
+    last: Column | None
 
 
 def _columns(run: Run, references: References) -> _Columns:
     own = {score: value for score, value in run.scores.items() if not score.role}
-    before, oracle = (
+    before, oracle, last = (
         {score.under(""): value for score, value in run.scores.items() if score.role == role}
-        for role in ("source_only", "oracle")
+        for role in ("source_only", "oracle", "last")
     )
     baseline = references.baseline
     return _Columns(
@@ -140,6 +141,7 @@ def _columns(run: Run, references: References) -> _Columns:
         if before
         else None,
         ("oracle", references.oracle.scores) if references.oracle else ("oracle", oracle) if oracle else None,
+        ("last iteration", last) if last else None,
     )
 
 
@@ -194,8 +196,9 @@ def _results(run: Run, columns: _Columns) -> Table | None:
     scores = [score for score in own if not score.item]
     if not scores:
         return None
-    before, oracle = columns.before, columns.oracle
+    before, oracle, last = columns.before, columns.oracle, columns.last
     titles = ["score", *([before[0]] if before else []), name, *(["change"] if before else [])]
+    titles += [last[0]] if last else []
     titles += ["oracle", "gap closed"] if oracle and before else ["oracle"] if oracle else []
     rows = []
     for score in scores:
@@ -209,6 +212,8 @@ def _results(run: Run, columns: _Columns) -> Table | None:
         row.append(Cell(score.shown(value), value, style="best"))
         if before:
             row.append(change_cell(score, None if was is None or value is None else value - was))
+        if last:
+            row.append(Cell(score.shown(last[1].get(score)), last[1].get(score)))
         if oracle:
             row.append(Cell(score.shown(best), best))
         if oracle and before:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from statistics import mean, stdev
 from typing import NamedTuple
 
-ROLES = ("source_only", "oracle")
+ROLES = ("source_only", "oracle", "last")
 
 _SHARE = re.compile(r"(reranked_)?(miou|iou|accuracy|map|map_trapezoid|rank\d+)")
 _LOWER_IS_BETTER = re.compile(r"l1|l2|fid|kid|loss|error|distance|entropy")

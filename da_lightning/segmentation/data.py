@@ -76,6 +76,9 @@ class SegmentationDataModule(SourceTargetDataModule):
         )
         self.source_view, self.target_view = source_view, target_view
 
+    def unlabelled_target(self) -> Dataset:
+        return self.target_view.unaugmented()
+
     @staticmethod
     def _check_sets(classes: dict[str, list[int]], sets: dict[str, SegmentationDataset]) -> None:
         for key, dataset in sets.items():

@@ -1,10 +1,12 @@
 """What all segmentation methods share: the network, its supervised loss, the test, the pictures."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torchmetrics import Metric
 from torchmetrics.classification import MulticlassJaccardIndex
 
 from da_lightning.segmentation.losses import IGNORE, pixel_cross_entropy, upsampled
@@ -14,6 +16,7 @@ from da_lightning.segmentation.networks.weights import load_weights
 from da_lightning.training.exportable import Exportable
 from da_lightning.training.media import Overlay
 from da_lightning.training.module import AdaptationModule, Player, Term
+from da_lightning.training.scores import MeanEntropy, PixelNeighbourhoodDensity, SelectionScore
 
 
 class SegmentationModule(AdaptationModule):
@@ -112,18 +115,22 @@ class SegmentationModule(AdaptationModule):
         self.log_dict(self._scores())
 
     def _begin_evaluation(self, names: str) -> None:
+        data = getattr(self.trainer, "datamodule", None)
+        self._ious = {name: self._new_ious() for name in getattr(data, names, None) or ["target"]}
+
+    def _new_ious(self) -> MulticlassJaccardIndex:
         # A class that is neither in the labels nor predicted has no IoU: NaN, left out of the mean, as the benchmark
         # does.
-        self._ious = {
-            name: MulticlassJaccardIndex(
-                len(self.classes), average="none", ignore_index=IGNORE, zero_division=float("nan"), sync_on_compute=True
-            ).to(self.device)
-            for name in getattr(getattr(self.trainer, "datamodule", None), names, None) or ["target"]
-        }
+        return MulticlassJaccardIndex(
+            len(self.classes), average="none", ignore_index=IGNORE, zero_division=float("nan"), sync_on_compute=True
+        ).to(self.device)
 
     def _evaluate(self, batch: dict[str, Tensor], dataloader_idx: int) -> None:
+        self._count(list(self._ious.values())[dataloader_idx], batch)
+
+    def _count(self, ious: MulticlassJaccardIndex, batch: dict[str, Tensor]) -> None:
         logits = upsampled(self.network(batch["image"])[0], batch["label"].shape[-2:], self.align_corners)
-        list(self._ious.values())[dataloader_idx].update(logits.argmax(1), batch["label"])
+        ious.update(logits.argmax(1), batch["label"])
 
     def _scores(self) -> dict[str, Tensor]:
         scores = {}
@@ -132,6 +139,29 @@ class SegmentationModule(AdaptationModule):
             scores[f"{name}/miou"] = ious.nanmean()
             scores |= {f"{name}/iou/{c}": iou for c, iou in zip(self.classes, ious, strict=True)}
         return scores
+
+    # -- selection ---------------------------------------------------------------------------------------------------
+
+    def selection_score(
+        self, score: SelectionScore, temperature: float
+    ) -> Callable[[Iterable[dict[str, Tensor]]], Tensor]:
+        if score in ("source", "oracle"):
+            return self._miou
+        return partial(
+            self._unlabelled, MeanEntropy() if score == "entropy" else PixelNeighbourhoodDensity(temperature)
+        )
+
+    def _miou(self, batches: Iterable[dict[str, Tensor]]) -> Tensor:
+        ious = self._new_ious()
+        for batch in batches:
+            self._count(ious, batch)
+        return ious.compute().nanmean()
+
+    def _unlabelled(self, metric: Metric, batches: Iterable[dict[str, Tensor]]) -> Tensor:
+        metric = metric.to(self.device)
+        for batch in batches:
+            metric.update(self(batch["image"]).float().softmax(1))
+        return metric.compute()
 
     # -- pictures ----------------------------------------------------------------------------------------------------
 

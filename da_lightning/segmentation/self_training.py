@@ -8,6 +8,7 @@ import logging
 import math
 import shutil
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -111,6 +112,20 @@ class SelfTrainedSegmenter(SourceOnly):
         past_rounds = (iteration - self.source_iters) // self.iters_per_round
         return self.round_lr_factor * self.round_lr_decay**past_rounds
 
+    @contextmanager
+    def as_tested(self) -> Iterator[None]:
+        if not self.self_training.target_statistics:
+            yield
+            return
+        buffers = list(self.network.buffers())
+        kept = [buffer.clone() for buffer in buffers]
+        self.self_training.estimate_statistics(self.trainer, self)
+        try:
+            yield
+        finally:
+            for buffer, value in zip(buffers, kept, strict=True):
+                buffer.copy_(value)
+
     def updates(self, batch: dict[str, dict[str, Tensor]]) -> Iterator[tuple[str, dict[str, Term]]]:
         if "pseudo_label" not in batch["target"]:
             yield from super().updates(batch)
@@ -195,7 +210,7 @@ class SelfTraining(L.Callback):
         if done >= module.max_iters:
             if self.target_statistics:
                 with averaged_weights(trainer, module):
-                    self._estimate_statistics(trainer, module)
+                    self.estimate_statistics(trainer, module)
         elif self.round < self.rounds and done >= module.source_iters + self.round * module.iters_per_round:
             self._begin_round(trainer, module)
 
@@ -219,7 +234,7 @@ class SelfTraining(L.Callback):
         folder = Path(trainer.default_root_dir) / "pseudo_labels" / f"round_{self.round}"
         with averaged_weights(trainer, module):
             if self.target_statistics:
-                self._estimate_statistics(trainer, module)
+                self.estimate_statistics(trainer, module)
             self._label_target(trainer, module, _grown(self.portions, self.round), folder)
         self._use_labels(trainer, folder)
         for optimizer in trainer.optimizers:
@@ -250,7 +265,8 @@ class SelfTraining(L.Callback):
         trainer.strategy.barrier()
         return here
 
-    def _estimate_statistics(self, trainer: L.Trainer, module: SelfTrainedSegmenter) -> None:
+    def estimate_statistics(self, trainer: L.Trainer, module: SelfTrainedSegmenter) -> None:
+        """Give all batch norms the statistics of the target, the same on all ranks."""
         batches = self._target_batches(trainer)
         update_bn((batch["image"] for batch in batches), module.network)
         # Each rank saw its own share; all must label and test under the same statistics.

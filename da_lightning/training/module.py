@@ -1,6 +1,6 @@
 """The training step that all methods share: named players, each with networks, terms, an optimiser and a schedule."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -15,6 +15,7 @@ from da_lightning.seeds import mixed_seed
 from da_lightning.training.exportable import Exportable
 from da_lightning.training.media import Overlay
 from da_lightning.training.optimizers import make_optimizer
+from da_lightning.training.scores import SelectionScore
 
 
 class Term(NamedTuple):
@@ -94,6 +95,24 @@ class AdaptationModule(L.LightningModule):
     def lr_factor(self, iteration: int) -> float:
         """Factor on every learning rate at ``iteration``."""
         return 1.0
+
+    def selection_score(
+        self, score: SelectionScore, temperature: float
+    ) -> Callable[[Iterable[dict[str, Tensor]]], Tensor]:
+        """What gives present weights the ``score`` from this rank's batches; the same on all ranks.
+
+        Raises:
+            UserError: It makes no sense for this method.
+        """
+        raise UserError(
+            f"selection={score} scores segmentations and embeddings of persons, and {type(self).__name__} makes "
+            "neither: give selection=last."
+        )
+
+    @contextmanager
+    def as_tested(self) -> Iterator[None]:
+        """Inside, the weights are in the state in which they would be tested if training ended here."""
+        yield
 
     # -- what Lightning asks -----------------------------------------------------------------------------------------
 

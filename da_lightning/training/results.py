@@ -116,7 +116,7 @@ def _is_result(series: tuple[str, Scores]) -> bool:
 def _split(key: str) -> tuple[str, str]:
     """``source_only/target/iou/road`` -> ``source_only/target``, ``iou/road``."""
     parts = key.split("/")
-    head = 2 if parts[0] == "source_only" else 1
+    head = 2 if parts[0] in ("source_only", "last") else 1
     return "/".join(parts[:head]), "/".join(parts[head:])
 
 

@@ -1,0 +1,154 @@
+"""Selection of weights: which of the epochs' weights are tested, in place of the last."""
+
+import logging
+from collections.abc import Iterator
+from typing import Any, cast
+
+import lightning.pytorch as L
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.data import Dataset, Subset
+
+from da_lightning.data.source_target import SourceTargetDataModule
+from da_lightning.errors import UserError
+from da_lightning.training.ema import averaged_weights
+from da_lightning.training.module import AdaptationModule
+from da_lightning.training.scores import SelectionScore
+
+log = logging.getLogger(__name__)
+
+WORDS = {
+    "entropy": "lowest mean entropy of predictions on target images without labels",
+    "snd": "highest soft neighbourhood density on target images without labels",
+    "source": "highest score on labelled source images that training has not seen",
+    "oracle": "oracle, chosen with target labels: an upper bound",
+}
+"""How the weights were selected, as ``metrics.json`` and the report say it."""
+
+
+class Selection(ModelCheckpoint):
+    """Scores the weights at epochs' ends and keeps the best of them in ``checkpoints/selected_<score>.ckpt``.
+
+    Scored, kept and tested are the same weights: the averaged ones, if the training averages, in the state in which
+    the method would leave them if it ended there. Lightning's validation comes before the callbacks that bring them
+    into that state (batch-norm statistics of the target, for one), so the images are gone through here. Training itself
+    is not touched.
+
+    Args:
+        score: ``entropy`` and ``snd`` of the target's training images, seen as in a test and without labels;
+            ``source``: the method's own measure (mIoU, mAP) on labelled source images, ``validations.source`` of the
+            data or else ``tests.source``; ``oracle``: that measure on ``tests.target``, an upper bound.
+        every_n_epochs: How often weights are scored; the last are in any case.
+        max_images: Target images that are looked at, spread evenly over the set; ``None`` is all.
+        temperature: Of ``snd``.
+    """
+
+    def __init__(
+        self,
+        score: SelectionScore,
+        every_n_epochs: int = 1,
+        max_images: int | None = None,
+        temperature: float = 0.05,
+    ) -> None:
+        for name, number in (
+            ("every_n_epochs", every_n_epochs),
+            ("max_images", max_images),
+            ("temperature", temperature),
+        ):
+            if number is not None and number <= 0:
+                raise UserError(f"selection.{name}={number} is too small: give a number above 0.")
+        super().__init__(
+            filename=f"selected_{score}",
+            monitor=f"val/selection/{score}",
+            mode="min" if score == "entropy" else "max",
+            save_weights_only=True,
+            save_on_train_epoch_end=True,
+            enable_version_counter=False,
+        )
+        self.score, self.period, self.max_images, self.temperature = score, every_n_epochs, max_images, temperature
+        self.iteration = 0
+
+    def check(self, module: AdaptationModule, data: L.LightningDataModule) -> None:
+        """See that there is something to score by, before any work is done; an oracle is warned of.
+
+        Raises:
+            UserError: The score makes no sense for the method, or the data has no images for it.
+        """
+        module.selection_score(self.score, self.temperature)
+        self._images(cast(SourceTargetDataModule, data))
+        if self.score == "oracle":
+            log.warning(
+                "selection=oracle: the tested weights are chosen with target labels: an upper bound, not a result of "
+                "unsupervised adaptation."
+            )
+
+    def describe(self, module: AdaptationModule) -> str:
+        """How the kept weights were selected, and when."""
+        return f"{WORDS[self.score]} (iteration {self.iteration:,} of {module.max_iters:,})"
+
+    # -- Lightning's hooks -------------------------------------------------------------------------------------------
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
+        if stage == "fit":
+            self.check(cast(AdaptationModule, pl_module), cast(Any, trainer).datamodule)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        module = cast(AdaptationModule, pl_module)
+        done = module.iteration + 1
+        if (trainer.current_epoch + 1) % self.period and done < module.max_iters:
+            return
+        with averaged_weights(trainer, module), module.as_tested():
+            value = self._value(trainer, module)
+            module.log(cast(str, self.monitor), value.float())
+            best = self.best_model_score
+            super().on_train_epoch_end(trainer, module)
+        if is_best := self.best_model_score is not best:
+            self.iteration = done
+        log.info("Selection by %s: %.5g at iteration %d%s.", self.score, value, done, ", the best" if is_best else "")
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {"iteration": self.iteration}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self.iteration = state_dict["iteration"]
+
+    # -- a score -----------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def _value(self, trainer: L.Trainer, module: AdaptationModule) -> Tensor:
+        data = cast(SourceTargetDataModule, cast(Any, trainer).datamodule)
+
+        def batches() -> Iterator[dict[str, Tensor]]:
+            for batch in data.ordered_loader(self._images(data)):
+                yield trainer.strategy.batch_to_device(batch)
+
+        if trainer.world_size > 1:  # after a step the ranks' batch norms differ, and rank 0's are kept
+            for norm in (part for part in module.modules() if isinstance(part, _BatchNorm)):
+                for buffer in norm.buffers():
+                    torch.distributed.broadcast(buffer, 0)
+        was_training = module.training
+        module.eval()
+        with trainer.precision_plugin.forward_context():
+            value = module.selection_score(self.score, self.temperature)(batches())
+        module.train(was_training)
+        return value
+
+    def _images(self, data: SourceTargetDataModule) -> Dataset:
+        if self.score in ("entropy", "snd"):
+            images = data.unlabelled_target()
+            size = len(cast(Any, images))
+            count = min(size, self.max_images or size)
+            return Subset(images, [i * size // count for i in range(count)])
+        name = "target" if self.score == "oracle" else "source"
+        sets = data.tests if self.score == "oracle" else data.tests | data.validations
+        if name not in sets:
+            wanted = f"data.tests.{name}" if self.score == "oracle" else "data.validations.source or data.tests.source"
+            raise UserError(
+                f"selection={self.score} needs labelled images as {wanted}, found none there: add them to the data, or "
+                "give another selection."
+            )
+        return sets[name]

@@ -5,10 +5,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch as L
 import pytest
 import torch
 from report_runs import finished_run
-from tiny_runs import alone, assert_same_training, command, composed, run_folders, succeeded, tiny
+from tiny_runs import alone, assert_same_training, built, composed, tiny
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -19,6 +20,7 @@ from da_lightning.predict import load_method
 from da_lightning.report import report
 from da_lightning.segmentation.source_only import SourceOnly
 from da_lightning.session import train_and_test
+from da_lightning.training.callbacks import StopAtIteration
 from da_lightning.training.module import AdaptationModule, NotFiniteError
 from da_lightning.training.scores import (
     MeanEntropy,
@@ -26,9 +28,9 @@ from da_lightning.training.scores import (
     PixelNeighbourhoodDensity,
     neighbourhood_entropy,
 )
+from da_lightning.training.selection import Selection
 
-SCORES = [("cbst", s) for s in ("entropy", "snd", "source", "oracle")]
-SCORES += [("reid_source_only", s) for s in ("snd", "source", "oracle")]
+SCORES = [("cbst", s) for s in ("entropy", "snd", "oracle")] + [("reid_source_only", s) for s in ("snd", "source")]
 
 AVERAGED = ("callbacks=ema", "callbacks.progress=null", "callbacks.ema.decay=0.3")
 
@@ -199,14 +201,35 @@ def test_weights_are_scored_every_n_epochs_and_at_the_end(tmp_path: Path) -> Non
 
 def test_two_devices_choose_as_one(tmp_path: Path) -> None:
     method = "reid_source_only"  # whose batch norms differ between ranks
-    line = [f"method={method}", *tiny(method), "selection=snd", "trainer.devices=2", "test=false"]
-    succeeded(command(line, tmp_path))
-    (run,) = run_folders(tmp_path)
-    values = logged(run, "val/selection/snd")
-    iteration = 2 * (values.index(max(values)) + 1)
-    assert f"(iteration {iteration} of 6)" in json.loads((run / "metrics.json").read_text())["selection"]
-    found = rescored(run / "checkpoints" / "selected_snd.ckpt", method, "snd")
-    assert found == pytest.approx(max(values), rel=1e-4)
+    module, data = built(method)
+    selection = Selection("snd")
+    selection.dirpath = str(tmp_path / "checkpoints")
+    L.Trainer(
+        accelerator="cpu",
+        devices=2,
+        strategy="ddp_fork",
+        max_epochs=-1,
+        callbacks=[StopAtIteration(), Choices(), selection],
+        default_root_dir=tmp_path,
+        use_distributed_sampler=False,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    ).fit(module, data)
+    first, second = ((tmp_path / f"rank_{rank}.json").read_text() for rank in (0, 1))
+    assert first == second
+    iteration, best, path = json.loads(first)
+    assert (iteration, Path(path)) in {(n, tmp_path / "checkpoints" / "selected_snd.ckpt") for n in (2, 4, 6)}
+    assert rescored(Path(path), method, "snd") == pytest.approx(best, rel=1e-4)
+
+
+class Choices(L.Callback):
+    """Leaves ``rank_<n>.json`` with what each process chose."""
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        (selection,) = (c for c in trainer.checkpoint_callbacks if isinstance(c, Selection))
+        choice = [selection.iteration, float(selection.best_model_score), selection.best_model_path]
+        (Path(trainer.default_root_dir) / f"rank_{trainer.global_rank}.json").write_text(json.dumps(choice))
 
 
 # -- what cannot be ----------------------------------------------------------------------------------------------------

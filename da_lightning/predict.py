@@ -127,6 +127,7 @@ def load_method(checkpoint: str | Path) -> "AdaptationModule":
     if not (isinstance(kind, type) and issubclass(kind, AdaptationModule)):
         raise CheckpointError(f"The method of {checkpoint}, {name}, is no method: give another checkpoint.")
     module = kind(**checked_arguments(kind, content["hyper_parameters"], "method"))
+    module.on_load_checkpoint(content)
     try:
         module.load_state_dict(content["state_dict"])
     except RuntimeError as error:

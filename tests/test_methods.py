@@ -28,6 +28,7 @@ from tiny_runs import (
 )
 
 from da_lightning.arguments import checked_arguments
+from da_lightning.predict import load_method
 from da_lightning.reid.camera_style import ByCamera, CameraStyle
 from da_lightning.reid.data import PersonDataModule
 from da_lightning.reid.datasets import QueryGallery, ToyPeople
@@ -98,7 +99,8 @@ def test_checkpoints_hold_plain_values_and_rebuild_the_method(trained: Trained) 
     for checkpoint in (trained.folder / "checkpoints").glob("*.ckpt"):
         torch.load(checkpoint, weights_only=True)
     rebuilt = kind.load_from_checkpoint(trained.folder / "checkpoints" / "last.ckpt")
-    assert_same(dict(rebuilt.state_dict()), dict(trained.module.state_dict()))
+    for again in (rebuilt, load_method(trained.folder / "checkpoints" / "last.ckpt")):
+        assert_same(dict(again.state_dict()), dict(trained.module.state_dict()))
     assert_same(json.loads(json.dumps(dict(rebuilt.hparams))), json.loads(json.dumps(dict(trained.module.hparams))))
 
 

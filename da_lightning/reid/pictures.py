@@ -13,7 +13,7 @@ from torchmetrics.utilities.distributed import gather_all_tensors
 from da_lightning.reid.datasets.base import JUNK
 from da_lightning.reid.distances import Distance
 from da_lightning.reid.ranking import nearest
-from da_lightning.training.callbacks import write_picture
+from da_lightning.training.callbacks import tests_source_only, write_picture
 from da_lightning.training.media import Table
 
 QUERY, RIGHT, WRONG = (0.2, 0.2, 0.2), (0.1, 0.7, 0.2), (0.9, 0.1, 0.1)
@@ -58,6 +58,7 @@ class RankingPicture(L.Callback):
                 samples = {key: torch.cat(gather_all_tensors(value)) for key, value in samples.items()}
             if trainer.is_global_zero:
                 images, table = self._drawn(samples, loader.dataset, module.distance)
+                name = f"source_only_{name}" if tests_source_only(trainer) else name
                 write_picture(trainer, f"ranking_{name}", images, 1 + self.best, module.iteration, table)
         self._index = {}
 

@@ -145,8 +145,7 @@ class Pictures(L.Callback):
         for name, batches in self._tests.items():
             if batches:
                 columns = [torch.cat(column) for column in zip(*batches, strict=True)]
-                # The weights that adaptation began from are tested too, and must not pass for the result.
-                prefix = "source_only" if Path(trainer.ckpt_path or "").stem == "source_only" else "test"
+                prefix = "source_only" if tests_source_only(trainer) else "test"
                 iteration = cast(AdaptationModule, pl_module).iteration
                 overlays = self._overlays[name]
                 write_picture(trainer, f"{prefix}_{name}", _rows(columns), len(columns), iteration, overlays)
@@ -158,6 +157,11 @@ class Pictures(L.Callback):
         """They cost another forward pass, which only a logger that takes them is worth."""
         is_worth = any(isinstance(logger, MediaLogger) for logger in trainer.loggers)
         return module.overlays(sample, domain) if is_worth else []
+
+
+def tests_source_only(trainer: L.Trainer) -> bool:
+    """Whether the weights under test are those that adaptation began from, which must not pass for the result."""
+    return Path(trainer.ckpt_path or "").stem == "source_only"
 
 
 def write_picture(

@@ -13,6 +13,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 
 from da_lightning.errors import UserError
+from da_lightning.training.callbacks import tests_source_only
 from da_lightning.training.media import Media, Overlay, Table
 from da_lightning.training.module import AdaptationModule
 from da_lightning.training.results import is_share
@@ -146,9 +147,7 @@ class WandbLogger(LightningWandbLogger):
         trainer = self._module.trainer if self._module is not None else None
         if trainer is None or not trainer.testing:
             return f"train/{name}"
-        # The weights that adaptation began from are tested, too.
-        is_source_only = Path(trainer.ckpt_path or "").stem == "source_only"
-        return f"test/{'source_only/' if is_source_only else ''}{name}"
+        return f"test/{'source_only/' if tests_source_only(trainer) else ''}{name}"
 
 
 def flattened(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -301,3 +301,6 @@ def test_the_run_leaves_the_picture(tmp_path: Path) -> None:
     fit.test(module, data(), verbose=False)
     picture = read_image(str(tmp_path / "pictures" / "ranking_target.png"))
     assert picture.shape == (3, 3 * (32 + 6 + 2) + 2, 11 * (16 + 6 + 2) + 2)
+    fit.save_checkpoint(tmp_path / "source_only.ckpt")
+    fit.test(module, data(), ckpt_path=tmp_path / "source_only.ckpt", weights_only=True, verbose=False)
+    assert (tmp_path / "pictures" / "ranking_source_only_target.png").is_file()

@@ -60,7 +60,9 @@ def train_and_test(cfg: DictConfig, run_dir: Path, method: str, data_name: str) 
         check_resumable(checkpoint, content, module, is_averaged=bool(cfg.callbacks.get("ema")))
     del content  # as large as the network and its optimisers together
     (run_dir / "metrics.json").unlink(missing_ok=True)  # of an earlier run in this folder
-    known = {"method": method, "data": data_name, "versions": versions(), "samples": fingerprints(data)}
+    known = {"method": method, "data": data_name, "versions": versions()}
+    if cfg.logger:
+        known["samples"] = fingerprints(data)
     with (
         _loggers(cfg, run_dir, known, is_resumed=checkpoint is not None) as loggers,
         _trainer(cfg, run_dir, module, loggers, selection) as trainer,
@@ -77,7 +79,7 @@ def train_and_test(cfg: DictConfig, run_dir: Path, method: str, data_name: str) 
                 "seed": cfg.seed,
                 "selection": how,
                 "objective": objective,
-                "versions": versions(),
+                "versions": known["versions"],
                 "iterations": module.max_iters,
                 "devices": trainer.world_size,
                 "test": scores,
@@ -138,6 +140,11 @@ def _test(
     if not data.test_dataloader():
         log.info("data.tests names no labelled set, so there is nothing to test: look at pictures/.")
         return {}
+    if selection and not Path(selection.best_model_path).is_file():
+        raise UserError(
+            f"selection={selection.score} has scored no epoch: the training had ended before. Give selection=last, or "
+            "train anew."
+        )
     last = trainer.test(module, datamodule=data, verbose=False)[0]
     scores = {name: float(value) for name, value in last.items()}
     source_only = run_dir / "checkpoints" / "source_only.ckpt"

@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from tiny_runs import assert_same_training, command, composed, run_folders, succeeded, tiny
 
 from da_lightning import stages
+from da_lightning.config import CONF_DIR
 
 KILLED = -9
 
@@ -28,6 +29,16 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[tuple[DictConfig, Path, str]]:
 
 def started(*overrides: str) -> Any:
     return stages.train_in_stages(composed(*overrides), Path("run"), "mine", "data")
+
+
+@pytest.mark.parametrize(
+    ("experiment", "stage"), [("ecn_market2duke", "camera_style"), ("spgan_market2duke", "translator")]
+)
+def test_a_paper_recipe_says_all_that_our_stage_changed(experiment: str, stage: str) -> None:
+    ours = OmegaConf.load(CONF_DIR / "stages" / f"{stage}.yaml").method
+    official = OmegaConf.load(CONF_DIR / "experiment" / "base" / f"{experiment.split('_')[0]}_official.yaml")
+    of_a_unet = {"halvings"} - set(official.stages[stage].method)
+    assert set(ours) - of_a_unet <= set(official.stages[stage].method)
 
 
 def test_a_stage_comes_first_and_fills_the_option_that_it_provides(runs: list) -> None:

@@ -20,10 +20,14 @@ def fingerprints(data: L.LightningDataModule) -> dict[str, dict[str, Any]]:
 
 
 def _fingerprint(dataset: Any) -> dict[str, Any]:
-    while hasattr(dataset, "dataset"):  # what a loader sees is a view of it
+    while not _is_named(dataset) and hasattr(dataset, "dataset"):  # what a loader sees is a view of it
         dataset = dataset.dataset
     known: dict[str, Any] = {"samples": len(dataset)}
-    if hasattr(dataset, "name"):
+    if _is_named(dataset):
         names = "\n".join(dataset.name(index) for index in range(len(dataset)))
         known["names"] = blake2b(names.encode(), digest_size=8).hexdigest()
     return known
+
+
+def _is_named(dataset: Any) -> bool:
+    return callable(getattr(dataset, "name", None))

@@ -23,13 +23,13 @@ class MeanEntropy(Metric):
 
     def __init__(self) -> None:
         super().__init__()
-        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("count", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("total", torch.zeros(()), dist_reduce_fx="sum")
+        self.add_state("count", torch.zeros(()), dist_reduce_fx="sum")
 
     def update(self, probabilities: Tensor) -> None:
         """Add float probabilities [B, K, ...] that sum to 1 over the second dimension."""
         entropies = torch.special.entr(probabilities.float()).sum(1)
-        self.total += entropies.sum(dtype=torch.float64) / torch.tensor(float(probabilities.shape[1])).log()
+        self.total += entropies.sum() / torch.tensor(float(probabilities.shape[1])).log()
         self.count += entropies.numel()
 
     def compute(self) -> Tensor:
@@ -56,8 +56,8 @@ class PixelNeighbourhoodDensity(Metric):
     def __init__(self, temperature: float = 0.05, pixels: int = 100) -> None:
         super().__init__()
         self.temperature, self.pixels = temperature, pixels
-        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("count", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("total", torch.zeros(()), dist_reduce_fx="sum")
+        self.add_state("count", torch.zeros(()), dist_reduce_fx="sum")
 
     def update(self, probabilities: Tensor) -> None:
         """Add float probabilities [B, K, H, W]."""
@@ -65,7 +65,7 @@ class PixelNeighbourhoodDensity(Metric):
         # Drawn, not spaced evenly, which would meet columns of the image; and alike for all weights that are compared.
         drawn = torch.randperm(maps.shape[2], generator=torch.Generator().manual_seed(0))[: self.pixels]
         for image in maps[:, :, drawn.to(maps.device)].transpose(1, 2):
-            self.total += neighbourhood_entropy(image, self.temperature).mean(dtype=torch.float64)
+            self.total += neighbourhood_entropy(image, self.temperature).mean()
         self.count += len(maps)
 
     def compute(self) -> Tensor:
@@ -102,7 +102,7 @@ class NeighbourhoodDensity(Metric):
 
     def compute(self) -> Tensor:
         features, keys = self._sample([dim_zero_cat(self.features)], [dim_zero_cat(self.keys)])
-        return neighbourhood_entropy(features, self.temperature).mean(dtype=torch.float64)
+        return neighbourhood_entropy(features, self.temperature).mean()
 
     def _sample(self, features: list[Tensor], keys: list[Tensor]) -> tuple[Tensor, Tensor]:
         joined = torch.cat(keys)

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, cast
 
 import lightning.pytorch as L
@@ -71,18 +72,13 @@ class Selection(ModelCheckpoint):
         self.iteration = 0
 
     def check(self, module: AdaptationModule, data: L.LightningDataModule) -> None:
-        """See that there is something to score by, before any work is done; an oracle is warned of.
+        """See that there is something to score by, before any work is done.
 
         Raises:
             UserError: The score makes no sense for the method, or the data has no images for it.
         """
         module.selection_score(self.score, self.temperature)
         self._images(cast(SourceTargetDataModule, data))
-        if self.score == "oracle":
-            log.warning(
-                "selection=oracle: the tested weights are chosen with target labels: an upper bound, not a result of "
-                "unsupervised adaptation."
-            )
 
     def describe(self, module: AdaptationModule) -> str:
         """How the kept weights were selected, and when."""
@@ -94,6 +90,11 @@ class Selection(ModelCheckpoint):
         super().setup(trainer, pl_module, stage)
         if stage == "fit":
             self.check(cast(AdaptationModule, pl_module), cast(Any, trainer).datamodule)
+            if self.score == "oracle" and trainer.is_global_zero:
+                log.warning(
+                    "selection=oracle: the tested weights are chosen with target labels: an upper bound, not a result "
+                    "of unsupervised adaptation."
+                )
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         module = cast(AdaptationModule, pl_module)
@@ -113,6 +114,11 @@ class Selection(ModelCheckpoint):
         return super().state_dict() | {"iteration": self.iteration}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        best, here = Path(state_dict["best_model_path"]), Path(str(self.dirpath))
+        if best.parent != here and (here / best.name).is_file():  # the run folder was moved, and the best with it
+            moved = {"best_model_path": str(here / best.name), "kth_best_model_path": str(here / best.name)}
+            scores = {str(here / Path(file).name): score for file, score in state_dict["best_k_models"].items()}
+            state_dict = {**state_dict, **moved, "dirpath": self.dirpath, "best_k_models": scores}
         super().load_state_dict(state_dict)
         self.iteration = state_dict["iteration"]
 

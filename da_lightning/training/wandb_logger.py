@@ -128,6 +128,12 @@ class WandbLogger(LightningWandbLogger):
         tests = {f"test/{name}": value for name, value in values["test"].items() if not math.isnan(value)}
         self.experiment.summary.update({**{name: values[name] for name in SUMMARY}, **tests})
 
+    def finalize(self, status: str) -> None:
+        # Where weights are selected, these are the result, and the last ones would pass for the best.
+        selecting = {key: callback for key, callback in self._checkpoint_callbacks.items() if callback.monitor}
+        self._checkpoint_callbacks = selecting or self._checkpoint_callbacks
+        super().finalize(status)
+
     @rank_zero_only
     def close(self, failed: bool) -> None:
         if self._experiment is not None:
@@ -142,11 +148,12 @@ class WandbLogger(LightningWandbLogger):
 
     def _placed(self, name: str) -> str:
         """``name`` under what it is logged in, unless it says so itself."""
-        if name == "epoch" or name.startswith(tuple(f"{stage}/" for stage in STAGES)):
-            return name
         trainer = self._module.trainer if self._module is not None else None
         if trainer is None or not trainer.testing:
-            return f"train/{name}"
+            is_placed = name == "epoch" or name.startswith(tuple(f"{stage}/" for stage in STAGES))
+            return name if is_placed else f"train/{name}"
+        if name == "epoch":
+            return name
         return f"test/{'source_only/' if tests_source_only(trainer) else ''}{name}"
 
 

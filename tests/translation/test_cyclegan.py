@@ -230,6 +230,8 @@ def test_sides_that_no_translation_would_have_are_told() -> None:
         next(method().updates(batches(1, side=26)[0]))
     with pytest.raises(UserError, match="multiples of 16"):
         next(method(generator="unet", halvings=4).updates(batches(1)[0]))
+    with pytest.raises(UserError, match="^method.halvings=1 leaves a U-Net nothing to connect: give 2 or more.$"):
+        method(generator="unet", halvings=1)
 
 
 # -- checkpoints -------------------------------------------------------------------------------------------------------

@@ -64,9 +64,11 @@ class _Skip(nn.Sequential):
 
 
 class UnetGenerator(nn.Sequential):
-    """Halves the sides ``halvings`` times, with a connection across at each size."""
+    """Halves the sides ``halvings`` (2 or more) times, with a connection across at each size."""
 
     def __init__(self, width: int = 64, halvings: int = 8, inputs: int = 3) -> None:
+        if halvings < 2:
+            raise UserError(f"method.halvings={halvings} leaves a U-Net nothing to connect: give 2 or more.")
         widths = [width * min(2**level, 8) for level in range(halvings)]
         inner: list[nn.Module] = []
         for outside, inside in zip(widths[-2::-1], widths[:0:-1], strict=True):

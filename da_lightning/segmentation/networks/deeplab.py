@@ -30,15 +30,11 @@ class Normalise(nn.Module):
         mean, deviation = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
         if self.bgr:
             mean, deviation = [m / 255 for m in (104.00698793, 116.66876762, 122.67891434)], [1 / 255] * 3
+        order = -1 if self.bgr else 1
+        self.constants: Normalisation = {"mean": mean[::order], "std": deviation[::order]}  # R, G, B
         # Constants, not weights: a state dict keeps the official names only.
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("deviation", torch.tensor(deviation).view(3, 1, 1), persistent=False)
-
-    @property
-    def constants(self) -> Normalisation:
-        """In the order R, G, B."""
-        order = -1 if self.bgr else 1
-        return {"mean": self.mean.flatten().tolist()[::order], "std": self.deviation.flatten().tolist()[::order]}
 
     def forward(self, image: Tensor) -> Tensor:
         return ((image.flip(1) if self.bgr else image) - self.mean) / self.deviation

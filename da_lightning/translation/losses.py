@@ -1,5 +1,7 @@
 """Losses of the translators; all sums are float32."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -12,7 +14,11 @@ def discriminator_loss(discriminator: nn.Module, real: Tensor, fake: Tensor, gan
 
     Both go through in one call, which norms over single samples do not notice.
     """
-    scores = discriminator(torch.cat((real, fake.detach())))
+    return judged_loss(discriminator(torch.cat((real, fake.detach()))), gan)
+
+
+def judged_loss(scores: Sequence[Tensor], gan: Gan) -> Tensor:
+    """The same from the scores, a tensor a scale: of real samples first, then of as many fakes."""
     halves = [score.chunk(2) for score in scores]
     return torch.stack([gan_loss(r, 1.0, gan) + gan_loss(f, 0.0, gan) for r, f in halves]).sum()
 

@@ -12,6 +12,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from da_lightning.training.callbacks import KeepSourceOnly
 from da_lightning.training.module import Term
 from da_lightning.translation.latent import Forward, Images
+from da_lightning.translation.losses import judged_loss
 from da_lightning.translation.module import DOMAINS
 from da_lightning.translation.networks.classifier import ClassifierDiscriminator
 from da_lightning.translation.unit import UNIT
@@ -61,30 +62,32 @@ class UNITClassifier(UNIT):
     def updates(self, batch: dict[str, dict[str, Tensor]]) -> Iterator[tuple[str, dict[str, Term]]]:
         self._label = batch["source"]["label"]
         if self.iteration < self.source_iters:
-            image = batch["source"]["image"]
-            yield "discriminator", {f"class_{d}": self._class_term(d, image) for d in DOMAINS}
+            image, networks = batch["source"]["image"], {domain: self._classifier(domain) for domain in DOMAINS}
+            features = {domain: network.features(network.maps(image)) for domain, network in networks.items()}
+            yield "discriminator", {f"class_{domain}": self._class_term(domain, features[domain]) for domain in DOMAINS}
         else:
             yield from super().updates(batch)
 
     def _discriminator_terms(self, images: Images, forward: Forward) -> dict[str, Term]:
-        terms = super()._discriminator_terms(images, forward)
-        translations = {domain: image.detach() for domain, image in forward.translations.items()}
-        terms["class_source"] = self._class_term("source", images["source"])
-        terms["class_target"] = self._class_term("target", translations["target"])
+        terms, features = {}, {}
+        for domain in DOMAINS:
+            network = self._classifier(domain)
+            maps = network.maps(torch.cat((images[domain], forward.translations[domain].detach())))
+            terms[f"adversarial_{domain}"] = Term(judged_loss([network.judge(maps)], self.gan), self.adversarial_weight)
+            features[domain] = [network.features(half) for half in maps.chunk(2)]
+        (source, back), (target, translated) = features["source"], features["target"]
+        terms["class_source"] = self._class_term("source", source)
+        terms["class_target"] = self._class_term("target", translated)
         if self.feature_weight:
-            source, target = (self._classifier(domain) for domain in DOMAINS)
-            pairs = (
-                (source.features(images["source"]), target.features(translations["target"])),
-                (target.features(images["target"]), source.features(translations["source"])),
-            )
-            terms["features"] = Term(torch.stack([F.mse_loss(*pair) for pair in pairs]).sum(), self.feature_weight)
+            distance = F.mse_loss(source.float(), translated.float()) + F.mse_loss(target.float(), back.float())
+            terms["features"] = Term(distance, self.feature_weight)
         return terms
 
     def _classifier(self, domain: str) -> ClassifierDiscriminator:
         return cast(ClassifierDiscriminator, self.discriminators[domain])
 
-    def _class_term(self, domain: str, image: Tensor) -> Term:
-        logits = self._classifier(domain).classify(image).float()
+    def _class_term(self, domain: str, features: Tensor) -> Term:
+        logits = self._classifier(domain).classifier(features).float()
         return Term(F.cross_entropy(logits, self._label), self.class_weight)
 
     # -- evaluation --------------------------------------------------------------------------------------------------

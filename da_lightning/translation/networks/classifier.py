@@ -25,15 +25,19 @@ class ClassifierDiscriminator(nn.Module):
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """Raw scores [B, 1, H/16, W/16] of RGB [B, 3, H, W], as a list of one scale."""
-        return [self.judge(self.top(self.stem(image)))]
+        return [self.judge(self.maps(image))]
 
-    def features(self, image: Tensor) -> Tensor:
+    def maps(self, image: Tensor) -> Tensor:
+        """What both heads see, [B, 8 width, H/16, W/16]."""
+        return self.top(self.stem(image))
+
+    def features(self, maps: Tensor) -> Tensor:
         """What the classes are told by, [B, 8 width]."""
-        return F.adaptive_max_pool2d(self.dropout(self.top(self.stem(image))), 1).flatten(1)
+        return F.adaptive_max_pool2d(self.dropout(maps), 1).flatten(1)
 
     def classify(self, image: Tensor) -> Tensor:
         """Class logits [B, K]."""
-        return self.classifier(self.features(image))
+        return self.classifier(self.features(self.maps(image)))
 
     def for_other_domain(self) -> "ClassifierDiscriminator":
         """One with a stem of its own and all else in common."""
@@ -45,6 +49,6 @@ class ClassifierDiscriminator(nn.Module):
 def _halving(channels_in: int, channels_out: int, kernel: int = 3) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(channels_in, channels_out, kernel, padding=kernel // 2),
-        nn.LeakyReLU(0.1, inplace=True),
         nn.MaxPool2d(2, ceil_mode=True),
+        nn.LeakyReLU(0.1, inplace=True),  # of the largest is the largest: the same at a quarter of the work
     )

@@ -32,6 +32,7 @@ def main() -> None:
     """Entry point of ``python -m da_lightning.run`` and of the command ``da-lightning``."""
     arguments = sys.argv[1:]
     refuse_swept_devices(arguments)
+    refuse_empty_groups(arguments)
     # Lightning starts a process for each device by running this command again; the stamp keeps all in one folder.
     os.environ.setdefault("DA_RUN_STAMP", unfinished_stamp(arguments) or datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
     prefer_own_presets()
@@ -88,6 +89,14 @@ def refuse_swept_devices(arguments: Sequence[str]) -> None:
         return
     if ({"-m", "--multirun"} & set(arguments)) and any(o.is_sweep_override() for o in overrides):
         sys.exit(f"error: {' '.join(swept)} cannot be swept: start one command for each number of devices.")
+
+
+def refuse_empty_groups(arguments: Sequence[str]) -> None:
+    """``logger=null`` looks as if it should work, and Hydra answers it with a traceback."""
+    for group in (CONF_DIR / name for name in ("callbacks", "data", "logger", "method", "selection", "trainer")):
+        if f"{group.name}=null" in arguments:
+            files = ", ".join(sorted(file.stem for file in group.glob("*.yaml")))
+            sys.exit(f"error: {group.name}=null is no choice: leave {group.name} out or give one of {files}.")
 
 
 if __name__ == "__main__":

@@ -105,6 +105,10 @@ def test_numbers_of_processes_are_not_swept(option: str, tmp_path: Path) -> None
     assert not list(tmp_path.iterdir())
 
 
+def test_a_group_without_a_choice_is_answered_with_the_list(tmp_path: Path) -> None:
+    assert "csv, none, tensorboard, wandb" in refused(command(["logger=null"], tmp_path))
+
+
 # -- whole runs --------------------------------------------------------------------------------------------------------
 
 

@@ -60,6 +60,14 @@ def test_a_baseline_stands_in_for_source_only(tmp_path: Path) -> None:
     assert "target mIoU (%) 55.0 50.0 −5.0" in page_of(run, baseline=str(other))
 
 
+@pytest.mark.parametrize("sweeper", ["optuna_sweeper.OptunaSweeper", "basic_sweeper.BasicSweeper"])
+def test_options_that_a_search_chose_by_target_labels_carry_a_warning(sweeper: str, tmp_path: Path) -> None:
+    sweep = swept_runs(tmp_path / "sweep", {"method.portion": [0.1, 0.2]})
+    write(sweep / "multirun.yaml", f"hydra: {{sweeper: {{_target_: hydra_plugins.{sweeper}}}}}")
+    text = page_of(sweep)
+    assert ("A search chose the options by target mIoU" in text) == ("optuna" in sweeper)
+
+
 @pytest.mark.parametrize(
     ("selection", "is_warned"),
     [

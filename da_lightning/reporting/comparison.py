@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from da_lightning.errors import UserError
-from da_lightning.reporting.runs import Run, is_run, read_run
+from da_lightning.reporting.runs import Run, is_run, read_run, read_yaml
 from da_lightning.reporting.scores import Score, Spread
 
 _WITHOUT_EFFECT = {"seed", "resume", "logger", "progress", "enable_progress_bar", "num_workers", "pin_memory"}
@@ -64,6 +64,12 @@ class Sweep:
         """What differs between the overrides of the jobs."""
         names = dict.fromkeys(name for run in runs for name in run.overrides if name != "seed")
         return cls(folder, list(runs), [name for name in names if len({_override(run, name) for run in runs}) > 1])
+
+    @cached_property
+    def was_searched(self) -> bool:
+        """Whether the scores of earlier jobs chose the options of later ones."""
+        hydra = (read_yaml(self.folder / "multirun.yaml") or {}).get("hydra", {})
+        return "optuna" in str((hydra.get("sweeper") or {}).get("_target_"))
 
     def values(self, key: str) -> list[str]:
         """Of each job, as the command had them."""

@@ -72,7 +72,7 @@ def comparison_page(
         ", ".join(dict.fromkeys(run.data for run in runs if run.is_finished)),
         f"Sweep of {keys}" if keys else "Sweep over seeds" if sweep else "Comparison",
         _subtitle(runs, groups),
-        _warnings(runs, sweep),
+        _warnings(runs, sweep, objective),
         _note(groups, objective, baseline),
         _sweep_chart(sweep, objective) if sweep else None,
         _heat_map(sweep, objective) if sweep else None,
@@ -104,8 +104,13 @@ def _subtitle(runs: Sequence[Run], groups: Sequence[Group]) -> str:
     return f"{count}: {methods}"
 
 
-def _warnings(runs: Sequence[Run], sweep: Sweep | None) -> list[str]:
+def _warnings(runs: Sequence[Run], sweep: Sweep | None, objective: Score | None) -> list[str]:
     warnings = []
+    if sweep and sweep.was_searched and objective and objective.place == "target":
+        warnings.append(
+            f"A search chose the options by {objective.title}, with target labels: the best of these figures is an "
+            "upper bound, not a result of unsupervised adaptation."
+        )
     chosen = [run for run in runs if run.was_chosen_with_target_labels]
     if chosen:
         warnings.append(

@@ -182,12 +182,12 @@ def read_run(folder: Path) -> Run:
         UserError: A file in it is broken.
     """
     hydra = folder / ".hydra"
-    config = _read_yaml(hydra / "config.yaml") or {}
-    if not config and (options := _read_yaml(folder / "hparams.yaml")):
+    config = read_yaml(hydra / "config.yaml") or {}
+    if not config and (options := read_yaml(folder / "hparams.yaml")):
         config = {"method": options}
-    overrides = _read_yaml(hydra / "overrides.yaml") or []
+    overrides = read_yaml(hydra / "overrides.yaml") or []
     pairs = (str(override).lstrip("+~").partition("=") for override in overrides)
-    choices = (_read_yaml(hydra / "hydra.yaml") or {}).get("hydra", {}).get("runtime", {}).get("choices", {})
+    choices = (read_yaml(hydra / "hydra.yaml") or {}).get("hydra", {}).get("runtime", {}).get("choices", {})
     return Run(folder, _read_summary(folder), config, {key: value for key, _, value in pairs}, choices)
 
 
@@ -220,7 +220,7 @@ def _untagged(loader: Any, _: str, node: yaml.Node) -> Any:
 _Loader.add_multi_constructor("", _untagged)
 
 
-def _read_yaml(file: Path) -> Any:
+def read_yaml(file: Path) -> Any:
     """Interpolations stay as they are written; ``None`` if there is no such file."""
     if not file.is_file():
         return None

@@ -24,6 +24,7 @@ COUNT = 130  # digits in each set: the largest batch of any pair
 IMAGES = 6
 FOLDERS = {
     "horse2zebra": 256, "summer2winter_yosemite": 256, "cat2dog": 256, "edges2shoes": 256, "edges2handbags": 256,
+    "facades": 256, "maps": 256,
     "gta2cityscapes_images": 512, "day2dusk": 192, "streets3d2camvid_images": 192, "folders": 256,
     "folders_tested": 256,
 }  # fmt: skip

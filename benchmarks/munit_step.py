@@ -234,6 +234,8 @@ def _step() -> tuple[float, float]:
             trained.optimizers[name].zero_grad()
             loss.backward()
             trained.optimizers[name].step()
+            if isinstance(trained, Ours):
+                trained.optimizers[name].zero_grad()  # as AdaptationModule does
     return time.perf_counter() - started, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 

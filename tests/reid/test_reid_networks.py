@@ -150,7 +150,6 @@ def test_embedding_is_normalised_and_the_classifier_starts_near_zero() -> None:
     ("options", "message"),
     [
         ({"name": "vgg"}, "choose one of light, resnet18, resnet50"),
-        ({"name": "light", "width": 4}, "at least 8"),
         ({"name": "light", "last_stride": 3}, r"last_stride=3 was refused"),
         ({"name": "light", "pretrained": "imagenet"}, "pretrained is not an option"),
         ({"name": "resnet18", "frozen_stages": 5}, r"frozen_stages=5 must lie in 0\.\.4"),

@@ -5,8 +5,8 @@ from typing import Literal
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock
 
-from da_lightning.errors import UserError
 from da_lightning.reid.networks.base import Backbone
+from da_lightning.training.convolutions import StridedPointwise
 
 
 class LightBackbone(Backbone):
@@ -15,7 +15,7 @@ class LightBackbone(Backbone):
     Maps are at stride 32 (2x1 for images of 64x32), or 16 with ``last_stride=1``.
 
     Args:
-        width: Channels of the stem and the first stage, at least 8; they double at each further stage.
+        width: Channels of the stem and the first stage; they double at each further stage.
         last_stride: Of the last stage.
     """
 
@@ -23,9 +23,6 @@ class LightBackbone(Backbone):
 
     def __init__(self, width: int = 32, last_stride: Literal[1, 2] = 2) -> None:
         super().__init__()
-        if width < 8:
-            # Strided 1x1 convolutions of fewer channels-last channels corrupt memory in torch 2.14.
-            raise UserError(f"method.backbone.width={width} is too narrow: give at least 8.")
         self.channels = 8 * width
         self.stem = nn.Sequential(
             nn.Conv2d(3, width, 5, stride=2, padding=2, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True)
@@ -44,5 +41,5 @@ class LightBackbone(Backbone):
 def _stage(channels_in: int, channels: int, stride: int) -> nn.Sequential:
     skip = None
     if stride != 1 or channels_in != channels:
-        skip = nn.Sequential(nn.Conv2d(channels_in, channels, 1, stride, bias=False), nn.BatchNorm2d(channels))
+        skip = nn.Sequential(StridedPointwise(channels_in, channels, stride, bias=False), nn.BatchNorm2d(channels))
     return nn.Sequential(BasicBlock(channels_in, channels, stride, skip), BasicBlock(channels, channels))

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from da_lightning.errors import UserError
 from da_lightning.segmentation.networks.base import SegmentationNetwork
+from da_lightning.training.convolutions import StridedPointwise
 
 
 class LightNet(SegmentationNetwork):
@@ -13,7 +13,7 @@ class LightNet(SegmentationNetwork):
 
     Args:
         num_classes: K.
-        width: Channels at stride 2, at least 8; they double at each further stride.
+        width: Channels at stride 2; they double at each further stride.
         dropout: Share of feature maps dropped before the classifier.
         multi_level: Also classify the stride-8 decoder features, as the auxiliary level.
     """
@@ -22,9 +22,6 @@ class LightNet(SegmentationNetwork):
 
     def __init__(self, num_classes: int, width: int = 16, dropout: float = 0.0, multi_level: bool = False) -> None:
         super().__init__()
-        if width < 8:
-            # Strided 1x1 convolutions of fewer channels-last channels corrupt memory in torch 2.14.
-            raise UserError(f"method.network.width={width} is too narrow: give at least 8.")
         self.stem = _conv(3, width, stride=2)
         self.stage4 = _Residual(width, 2 * width, stride=2)
         self.stage8 = _Residual(2 * width, 4 * width, stride=2)
@@ -59,15 +56,19 @@ class _Residual(nn.Module):
             _conv(channels_in, channels_out, stride), _conv(channels_out, channels_out, act=False)
         )
         same = channels_in == channels_out and stride == 1
-        self.skip = nn.Identity() if same else _conv(channels_in, channels_out, stride, kernel=1, act=False)
+        self.skip = nn.Identity() if same else _shortcut(channels_in, channels_out, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.relu(self.body(x) + self.skip(x))
 
 
-def _conv(channels_in: int, channels_out: int, stride: int = 1, kernel: int = 3, act: bool = True) -> nn.Sequential:
+def _shortcut(channels_in: int, channels_out: int, stride: int) -> nn.Sequential:
+    return nn.Sequential(StridedPointwise(channels_in, channels_out, stride, bias=False), nn.BatchNorm2d(channels_out))
+
+
+def _conv(channels_in: int, channels_out: int, stride: int = 1, act: bool = True) -> nn.Sequential:
     layers = [
-        nn.Conv2d(channels_in, channels_out, kernel, stride, kernel // 2, bias=False),
+        nn.Conv2d(channels_in, channels_out, 3, stride, padding=1, bias=False),
         nn.BatchNorm2d(channels_out),
     ]
     return nn.Sequential(*layers, nn.ReLU()) if act else nn.Sequential(*layers)

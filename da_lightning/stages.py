@@ -4,13 +4,14 @@ import logging
 from pathlib import Path
 from typing import Any, cast
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
+from da_lightning.config.build import build
 from da_lightning.session import train_and_test
 
 log = logging.getLogger(__name__)
 
-_OWN = ("needed", "provides")
+_OWN = ("needed", "provides", "each", "folder")
 
 
 def train_in_stages(
@@ -19,8 +20,10 @@ def train_in_stages(
     """Run what ``cfg.stages`` names, each in ``run_dir/<stage>``, then the method itself in ``run_dir``.
 
     A stage is a set of changes to the configuration, and says with ``provides`` which options of the method it fills
-    from its folder; where these are set by hand, or ``needed`` is false, it is left out. Finished stages of a run that
-    goes on (``resume=auto``) are not repeated.
+    from its folder; where these are set by hand, or ``needed`` is false, it is left out. A stage with ``each`` is a run
+    for each of the changes that ``each`` builds, by name, in ``run_dir/<stage>_<name>``; they share the stage's own
+    folder, which the configuration knows as ``folder``. Finished stages of a run that goes on (``resume=auto``) are not
+    repeated.
 
     A logger that sorts runs is told where each belongs: the jobs of ``sweep``, a folder, are one group, and so are the
     stages of a method.
@@ -28,6 +31,10 @@ def train_in_stages(
     Returns, Raises:
         See :func:`~da_lightning.session.train_and_test`.
     """
+    cfg = cfg.copy()
+    with open_dict(cfg):
+        for name in cfg.stages:
+            cfg.stages[name].folder = str(run_dir / name)
     stages = cast(dict[str, Any], OmegaConf.to_container(cfg.stages, resolve=True))
     cfg = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "stages"])
     run = "/".join(run_dir.parts[-4 if sweep else -3 :])  # method, data, stamp, and the number of a job
@@ -37,8 +44,9 @@ def train_in_stages(
         if not stage["needed"] or all(OmegaConf.select(cfg, option) is not None for option in provided):
             continue
         log.info("Stage %s comes first, for %s.", name, " and ".join(provided))
-        staged = _sorted(_changed(cfg, stage), group=group, job_type=name, name=f"{run}/{name}")
-        train_and_test(staged, run_dir / name, f"{method}/{name}", data_name)
+        for part, changes in _parts(name, stage).items():
+            staged = _sorted(_changed(cfg, stage, changes), group=group, job_type=name, name=f"{run}/{part}")
+            train_and_test(staged, run_dir / part, f"{method}/{part}", data_name)
         for option, folder in provided.items():
             OmegaConf.update(cfg, option, str(folder))
     return train_and_test(_sorted(cfg, group=group, job_type="method", name=run), run_dir, method, data_name)
@@ -51,8 +59,18 @@ def _sorted(cfg: DictConfig, **places: str | None) -> DictConfig:
     return cast(DictConfig, OmegaConf.merge(cfg, {"logger": unset} if unset else {}))
 
 
-def _changed(cfg: DictConfig, stage: dict[str, Any]) -> DictConfig:
-    """``cfg`` with another method and data as a whole, and with what else the stage says merged in."""
+def _parts(name: str, stage: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The runs of a stage: names of their folders, and what each changes beyond the stage's own changes."""
+    if not stage.get("each"):
+        return {name: {}}
+    each = build(OmegaConf.create(stage["each"]), f"stages.{name}.each")
+    return {f"{name}_{part}": changes for part, changes in each.items()}
+
+
+def _changed(cfg: DictConfig, stage: dict[str, Any], further: dict[str, Any]) -> DictConfig:
+    """``cfg`` with another method and data as a whole, and what else the stage says, and ``further``, merged in."""
     changes = {key: value for key, value in stage.items() if key not in _OWN}
     kept = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key not in ("method", "data")])
-    return cast(DictConfig, OmegaConf.merge(kept, {"ckpt_path": None, "objective": None, "selection": None}, changes))
+    return cast(
+        DictConfig, OmegaConf.merge(kept, {"ckpt_path": None, "objective": None, "selection": None}, changes, further)
+    )

@@ -58,6 +58,20 @@ def test_a_stage_comes_first_and_fills_the_option_that_it_provides(runs: list) -
     assert "translate" not in method.callbacks
 
 
+def test_a_stage_of_pairs_of_cameras_is_a_run_for_each_and_one_folder(runs: list) -> None:
+    started("method=ecn", "stages.camera_style.method.max_iters=7")
+    (*pairs, (method, own_folder, own_name)) = runs
+    names = ["1to2", "1to3", "1to4", "2to3", "2to4", "3to4"]
+    assert [folder for _, folder, _ in pairs] == [Path(f"run/camera_style_{name}") for name in names]
+    assert [name for _, _, name in pairs] == [f"mine/camera_style_{name}" for name in names]
+    for (cfg, _, _), name in zip(pairs, names, strict=True):
+        assert cfg.data.cameras == [int(camera) for camera in name.split("to")]
+        assert cfg.method._target_.endswith("CycleGAN") and cfg.method.max_iters == 7
+        assert cfg.callbacks.write.folder == method.data.camera_style == "run/camera_style/camera_style"
+    assert (own_folder, own_name) == (Path("run"), "mine")
+    assert method.method._target_.endswith("ECN")
+
+
 @pytest.mark.parametrize(
     "overrides",
     [

@@ -113,6 +113,12 @@ class CameraPair(UnpairedImages):
         )
 
 
+def each_pair(dataset: PersonDataset) -> dict[str, dict[str, Any]]:
+    """What a stage changes for the training of each pair of cameras, by the names of the pairs."""
+    cameras = ByCamera(dataset).cameras
+    return {f"{one}to{two}": {"data": {"cameras": [one, two]}} for one, two in combinations(cameras, 2)}
+
+
 # -- method ------------------------------------------------------------------------------------------------------------
 
 

@@ -86,6 +86,18 @@ def test_what_is_given_or_not_needed_is_not_made(overrides: tuple[str, ...], run
     assert [folder for _, folder, _ in runs] == [Path("run")]
 
 
+def test_ecn_learns_the_style_of_each_pair_of_cameras_first(tmp_path: Path) -> None:
+    cameras = [f"data.{part}.cameras=3" for part in ("source", "target")]
+    succeeded(command(["method=ecn", *tiny("ecn"), *cameras], tmp_path))
+    (run,) = run_folders(tmp_path)
+    assert sorted(p.name for p in run.glob("camera_style_*")) == [f"camera_style_{p}" for p in ("1to2", "1to3", "2to3")]
+    routes = [file.stem.split("_fake_")[1] for file in (run / "camera_style" / "camera_style").glob("*.png")]
+    images = 4 * 2  # of each camera
+    assert {route: routes.count(route) for route in routes} == {
+        f"{one}to{two}": images for one in range(1, 4) for two in range(1, 4) if one != two
+    }
+
+
 def test_killed_while_it_translates_it_goes_on_to_the_same_weights(tmp_path: Path) -> None:
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     line = ["method=spgan", *tiny("spgan"), "+callbacks.kill={_target_: tiny_runs.Kill}", "resume=auto"]

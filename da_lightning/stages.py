@@ -43,8 +43,9 @@ def train_in_stages(
         provided = {option: run_dir / name / part for option, part in stage["provides"].items()}
         if not stage["needed"] or all(OmegaConf.select(cfg, option) is not None for option in provided):
             continue
-        log.info("Stage %s comes first, for %s.", name, " and ".join(provided))
-        for part, changes in _parts(name, stage).items():
+        parts = _parts(name, stage)
+        log.info("Stage %s comes first, for %s, in %d training(s).", name, " and ".join(provided), len(parts))
+        for part, changes in parts.items():
             staged = _sorted(_changed(cfg, stage, changes), group=group, job_type=name, name=f"{run}/{part}")
             train_and_test(staged, run_dir / part, f"{method}/{part}", data_name)
         for option, folder in provided.items():

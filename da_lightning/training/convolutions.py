@@ -8,7 +8,7 @@ class StridedPointwise(nn.Conv2d):
     """A 1x1 convolution with a stride: the same weights and the same result, from the pixels that it reads alone.
 
     torch 2.14 corrupts memory in the backward pass of ``nn.Conv2d(n, ..., 1, stride=2)`` on channels-last CPU tensors
-    of few channels: below 8, and with AVX-512 below 16.
+    of few channels: below 8, and with AVX-512 also of 9 to 15.
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int = 1, bias: bool = True) -> None:

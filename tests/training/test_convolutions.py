@@ -2,6 +2,8 @@ import pytest
 import torch
 from torch import nn
 
+from da_lightning.reid.networks.light import LightBackbone
+from da_lightning.segmentation.networks.light import LightNet
 from da_lightning.training.convolutions import StridedPointwise
 
 
@@ -19,3 +21,9 @@ def test_it_equals_the_plain_convolution_in_either_layout(channels: int, sides: 
         found = ours(given)
         torch.testing.assert_close(found, wanted)
         torch.testing.assert_close(torch.autograd.grad(found, [given, ours.weight, ours.bias], pull), gradients)
+
+
+@pytest.mark.parametrize("network", [LightNet(5, multi_level=True), LightBackbone()])
+def test_light_networks_have_no_plain_one(network: nn.Module) -> None:
+    strided = [m for m in network.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (1, 1) != m.stride]
+    assert strided and all(isinstance(convolution, StridedPointwise) for convolution in strided)

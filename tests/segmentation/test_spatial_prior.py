@@ -97,7 +97,6 @@ def test_a_file_that_is_not_this_prior_is_told(tmp_path):
 
 
 def test_pictures_are_one_bright_where_high_heat_map_per_class():
-    pytest.importorskip("matplotlib")
     prior = spatial_prior(streets(), 4, (48, 64))
     pictures = prior_pictures(prior, CLASSES)
     assert list(pictures) == CLASSES

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from da_lightning.errors import UserError
+from da_lightning.reid.products import combinations, similarities
 
 CHUNK = 1024  # rows in a product: what is float32 of a half-precision bank at a time, and a good size for CPUs
 
@@ -131,7 +132,7 @@ class _Invariance(torch.autograd.Function):
             v, index = gathered(v).flatten(0, 1), gathered(index).flatten()
         s = v.new_empty(len(v), len(bank))
         for columns, rows in zip(s.split(CHUNK, 1), bank.split(CHUNK), strict=True):
-            torch.mm(v, rows.float().T, out=columns)
+            columns.copy_(similarities(v, rows.float()))
         s.div_(memory.beta)
         held, row = _held(index, memory)
         own = s.gather(1, row[:, None]).where(held[:, None], -torch.inf)
@@ -174,7 +175,7 @@ class _Invariance(torch.autograd.Function):
             ds.scatter_add_(1, row, -w * scale * held)
             dv = ds.new_zeros(len(ds), bank.shape[1])
             for columns, rows in zip(ds.split(CHUNK, 1), bank.split(CHUNK), strict=True):
-                dv.addmm_(columns, rows.float())
+                dv += combinations(columns, rows.float())
             if memory.ranks > 1:
                 dist.all_reduce(dv)
                 dv = dv[dist.get_rank() * ctx.batch :][: ctx.batch]

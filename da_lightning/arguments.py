@@ -3,12 +3,15 @@
 import inspect
 import typing
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
 
 from da_lightning.errors import UserError
+
+Share = Annotated[float, Field(ge=0, le=1)]
+"""A number from 0 to 1."""
 
 
 def checked_arguments(function: Callable, arguments: Mapping[str, Any], key: str) -> dict[str, Any]:
@@ -74,7 +77,7 @@ def _signature(function: Callable) -> tuple[dict[str, inspect.Parameter], dict[s
 
 def _hints(function: Callable) -> dict[str, Any]:
     try:
-        return typing.get_type_hints(function)
+        return typing.get_type_hints(function, include_extras=True)
     except (NameError, TypeError):  # hints that only a type checker can resolve
         return {}
 

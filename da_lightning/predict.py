@@ -15,7 +15,7 @@ An input that has labels becomes a labelled set of the same layout. It has them
   - by list_file=, a text file of `image label` lines; all are relative to input, and the output has its list.
 
 Translation
-to=target             or source
+to=target             or source; a number, from 0, for a method of more than two domains
 styles=               random styles for each image; names then end in _style1, _style2...
 same_styles=true      the same ones for all images
 style_image=          the style of an image instead; or of those in a folder, or of several parted by commas
@@ -26,7 +26,7 @@ seed=0                of random styles
 Segmentation writes labels/ (class ids) and overlays/ (their colours over the image).
 
 Re-identification ranks a gallery for each image: rankings.csv, and rankings.html, a page with thumbnails
-gallery=              an image, or a folder of images at any depth
+gallery=              an image, or a folder of images at any depth; all are ranked, whatever their names
 best=10               gallery images for each query
 rerank=true           order by k-reciprocal re-ranked distances
 shown=100             queries on the page

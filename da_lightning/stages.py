@@ -39,10 +39,15 @@ def train_in_stages(
     cfg = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "stages"])
     run = "/".join(run_dir.parts[-4 if sweep else -3 :])  # method, data, stamp, and the number of a job
     group = "/".join(sweep.parts[-3:]) if sweep else run if stages else None
+    is_checked = False
     for name, stage in stages.items():
         provided = {option: run_dir / name / part for option, part in stage["provides"].items()}
         if not stage["needed"] or all(OmegaConf.select(cfg, option) is not None for option in provided):
             continue
+        if not is_checked:  # what is wrong with the method must not wait for the end of its stages
+            build(cfg.data, "data")
+            build(cfg.method, "method")
+            is_checked = True
         parts = _parts(name, stage)
         log.info("Stage %s comes first, for %s, in %d training(s).", name, " and ".join(provided), len(parts))
         for part, changes in parts.items():

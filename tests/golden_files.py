@@ -13,8 +13,11 @@ from torch import Tensor
 
 
 def golden_files(pattern: str) -> list[Path]:
-    """Files that match ``pattern`` in DA_GOLDEN_DIR, by default ``golden`` beside this file."""
-    return sorted(Path(os.environ.get("DA_GOLDEN_DIR") or Path(__file__).parent / "golden").glob(pattern))
+    """Files that match ``pattern`` in DA_GOLDEN_DIR, by default ``golden`` beside this file; at least one."""
+    folder = Path(os.environ.get("DA_GOLDEN_DIR") or Path(__file__).parent / "golden")
+    if not (found := sorted(folder.glob(pattern))):
+        raise FileNotFoundError(f"Expected recorded numbers ({pattern}) in {folder}, found none: set DA_GOLDEN_DIR.")
+    return found
 
 
 def read_golden(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -10,6 +10,7 @@ from tiny_runs import assert_same_training, command, composed, run_folders, succ
 
 from da_lightning import stages
 from da_lightning.config import CONF_DIR
+from da_lightning.errors import UserError
 
 KILLED = -9
 
@@ -73,6 +74,21 @@ def test_a_stage_of_pairs_of_cameras_is_a_run_for_each_and_one_folder(runs: list
 
 
 @pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (("method=spgan", "method.head=nonsense"), "method.head='nonsense' was refused"),
+        (("method=ecn", "data=person_folders", "data.source.root=nowhere", "data.target.root=."), "nowhere"),
+    ],
+)
+def test_what_is_wrong_with_the_method_does_not_wait_for_its_stages(
+    overrides: tuple[str, ...], message: str, runs: list
+) -> None:
+    with pytest.raises(UserError, match=message):
+        started(*overrides)
+    assert not runs
+
+
+@pytest.mark.parametrize(
     "overrides",
     [
         ("method=spgan", "data.translated=earlier"),
@@ -90,6 +106,7 @@ def test_ecn_learns_the_style_of_each_pair_of_cameras_first(tmp_path: Path) -> N
     cameras = [f"data.{part}.cameras=3" for part in ("source", "target")]
     succeeded(command(["method=ecn", *tiny("ecn"), *cameras], tmp_path))
     (run,) = run_folders(tmp_path)
+    assert (run / "pictures" / "camera_styles.png").is_file()
     assert sorted(p.name for p in run.glob("camera_style_*")) == [f"camera_style_{p}" for p in ("1to2", "1to3", "2to3")]
     routes = [file.stem.split("_fake_")[1] for file in (run / "camera_style" / "camera_style").glob("*.png")]
     # All images of a camera, through each of the two others.

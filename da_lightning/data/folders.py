@@ -142,9 +142,18 @@ def read_image(path: Path) -> Tensor:
         DataError: The file is missing, truncated, no image or has 16 or 32 bits a pixel.
     """
     with open_image(path) as image:
-        if image.mode[0] in "IF":
-            raise DataError(f"{path} has mode {image.mode}, not 8 bits a channel: convert it to 8 bits.")
+        check_depth(path, image.mode)
         return pil_to_tensor(ImageOps.exif_transpose(image).convert("RGB"))
+
+
+def check_depth(path: Path, mode: str) -> None:
+    """Check that pixels of Pillow's ``mode`` have 8 bits a channel.
+
+    Raises:
+        DataError: They have 16 or 32.
+    """
+    if mode[0] in "IF":
+        raise DataError(f"{path} has mode {mode}, not 8 bits a channel: convert it to 8 bits.")
 
 
 def _contents(folder: Path, shown: int = 5) -> str:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import resize
 
-from da_lightning.data.folders import check_pairs, find_images, open_image, read_list
+from da_lightning.data.folders import check_depth, check_pairs, find_images, open_image, read_list
 from da_lightning.errors import DataError, UserError
 
 _ORIENTATION, _LYING = 0x0112, (5, 6, 7, 8)  # EXIF tag, and its values that exchange width and height
@@ -76,16 +76,33 @@ def batches(inputs: Sequence[Input], batch_size: int) -> Iterator[list[int]]:
     """Positions of inputs whose images are of one size, ``batch_size`` of them at most; every file is looked at first.
 
     Raises:
-        DataError: A file that is no image.
+        DataError: A file that is no image of 8 bits a channel, or a label of another size than its image.
     """
     sizes: dict[tuple[int, int], list[int]] = {}
     for position, item in enumerate(inputs):
         with open_image(item.image) as image:
-            width, height = image.size
-            is_lying = image.getexif().get(_ORIENTATION) in _LYING
-        sizes.setdefault((height, width) if is_lying else (width, height), []).append(position)
+            check_depth(item.image, image.mode)
+            size = _upright_size(image)
+        if item.label:
+            _check_label(item.label, item.image, size)
+        sizes.setdefault(size, []).append(position)
     for positions in sizes.values():
         yield from (positions[i : i + batch_size] for i in range(0, len(positions), batch_size))
+
+
+def _upright_size(image: Image.Image) -> tuple[int, int]:
+    """Width and height, turned as the EXIF orientation says."""
+    width, height = image.size
+    return (height, width) if image.getexif().get(_ORIENTATION) in _LYING else (width, height)
+
+
+def _check_label(label: Path, path: Path, size: tuple[int, int]) -> None:
+    with open_image(label) as image:
+        if image.size != size:
+            raise DataError(
+                f"{label} is {image.size[0]}x{image.size[1]}, but {path}, upright as its EXIF orientation says, is "
+                f"{size[0]}x{size[1]}: give labels of the size of their images."
+            )
 
 
 def check_numbers(options: object, **least: int) -> None:

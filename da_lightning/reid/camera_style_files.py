@@ -52,6 +52,10 @@ class CameraStyles:
                 f"{next(iter(images))}): let data.camera_style be the folder made from this target, or complete it."
             )
 
+    def files(self, index: int) -> list[Path | None]:
+        """Image ``index`` in the style of each camera, in their order; ``None``: its own."""
+        return self._files[index]
+
     def drawn(self, index: int) -> Path | None:
         """A file of image ``index`` in the style of a camera drawn from torch's global generator; ``None``: its own."""
         files = self._files[index]

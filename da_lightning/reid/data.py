@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from pydantic import PositiveInt
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
+from da_lightning.arguments import Share
 from da_lightning.data.folders import find_images, read_image
 from da_lightning.data.samplers import Draw, PassSampler
 from da_lightning.data.source_target import SourceTargetDataModule
@@ -76,11 +78,11 @@ class PersonDataModule(SourceTargetDataModule):
         interpolation: Interpolation = "bicubic",
         flip: bool = True,
         crop: Crop | None = "rect",
-        erasing: float = 0.5,
+        erasing: Share = 0.5,
         erasing_area: Span = (0.02, 0.2),
         colour_jitter: float = 0.0,
         sampler: Literal["random", "identity"] = "random",
-        images_per_person: int = 4,
+        images_per_person: PositiveInt = 4,
         camera_style: str | None = None,
         translated: str | None = None,
         keep_originals: bool = False,
@@ -158,6 +160,17 @@ class PersonDataModule(SourceTargetDataModule):
                 )
             cameras = self.target_view.dataset.cameras
             self.target_view.styles = CameraStyles(self.camera_style, self.target_names, cameras)
+
+    def camera_style_rows(self, count: int) -> tuple[Tensor, int]:
+        """Some target images, a row each, as each camera would have seen them: float32 [N, 3, H, W] in [0, 1], columns.
+
+        Only after :meth:`show_camera_styles`.
+        """
+        view = self.target_view
+        assert view.styles is not None
+        places = torch.linspace(0, self.target_size - 1, min(count, self.target_size)).round().int().tolist()
+        rows = [[view.plain(place, file) for file in view.styles.files(place)] for place in places]
+        return torch.stack([image for row in rows for image in row]), len(rows[0])
 
     def unlabelled_target(self) -> Dataset:
         return _Unaugmented(self.target_view)
@@ -313,9 +326,9 @@ class TargetView(TrainingView):
             image = self.augment(self._read(index, file))
         return {"image": image, "camera": self.cameras[index], "index": index}
 
-    def plain(self, index: int) -> Tensor:
-        """The real image, as a test shows it: float32 [3, H, W] in [0, 1]."""
-        return self.augment.resize(self._read(index, None)).float() / 255
+    def plain(self, index: int, file: Path | None = None) -> Tensor:
+        """The real image, or ``file`` in its place, as a test shows it: float32 [3, H, W] in [0, 1]."""
+        return self.augment.resize(self._read(index, file)).float() / 255
 
 
 class _Unaugmented(Dataset[Sample]):

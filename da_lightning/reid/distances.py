@@ -1,7 +1,6 @@
 """Distances between features in exact float32, in blocks of queries, and the smallest of them."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Literal
 
 import numpy as np
@@ -31,9 +30,7 @@ def squared_distances(query: Tensor, gallery: Tensor, block: int) -> Iterator[Te
     """
     lengths = torch.cat([part.square().sum(1) for part in gallery.split(block)])
     for part in query.split(block):
-        with _exact(query.device):
-            products = similarities(part, gallery)
-        distances = torch.add(lengths, products, alpha=-2).contiguous()
+        distances = torch.add(lengths, similarities(part, gallery), alpha=-2).contiguous()
         yield distances.add_(part.square().sum(1, keepdim=True)).clamp_(min=0)
 
 
@@ -52,17 +49,3 @@ def smallest(distances: Tensor, k: int) -> tuple[Tensor, Tensor]:
     keys = (distances.view(torch.int32).long() << 32).add_(torch.arange(distances.shape[1], device=distances.device))
     places = keys.topk(min(k, distances.shape[1]), largest=False).values & 0xFFFFFFFF
     return distances.gather(1, places), places
-
-
-@contextmanager
-def _exact(device: torch.device) -> Iterator[None]:
-    backends = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul, torch.backends.mkldnn.conv  # type: ignore[attr-defined]
-    before = [backend.fp32_precision for backend in backends]
-    try:
-        for backend in backends:
-            backend.fp32_precision = "ieee"
-        with torch.autocast(device.type, enabled=False):
-            yield
-    finally:
-        for backend, precision in zip(backends, before, strict=True):
-            backend.fp32_precision = precision

@@ -10,21 +10,24 @@ from typing import Any, Literal, cast
 import lightning.pytorch as L
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
 from torch.nn import functional as F
 
+from da_lightning.arguments import Share
 from da_lightning.errors import CheckpointError, UserError
 from da_lightning.reid.data import PersonDataModule
 from da_lightning.reid.exemplar_memory import ExemplarMemory
 from da_lightning.reid.module import ReidModule
 from da_lightning.reid.networks.heads import Embedding
-from da_lightning.training.callbacks import KeepSourceOnly
+from da_lightning.training.callbacks import KeepSourceOnly, write_picture
 from da_lightning.training.checkpoints import read_checkpoint
 from da_lightning.training.module import Term
 
 logger = logging.getLogger(__name__)
 
 BANK = "memory.bank"
+_SHOWN = 8  # rows of pictures/camera_styles.png
 OFFICIAL_NAMES = {"base": "backbone", "feat": "embedding.0", "feat_bn": "embedding.1", "classifier": "classifier"}
 
 
@@ -56,19 +59,21 @@ class ECN(ReidModule):
 
     made_in_setup = (*ReidModule.made_in_setup, "memory.")
 
+    _held_list: str | None = None  # of the images whose memory ``init_from`` gave, where it says
+
     memory: ExemplarMemory
     """From the start of training on, when the target's size is known."""
 
     def __init__(
         self,
-        source_iters: int = 0,
-        exemplar_weight: float = 0.3,
+        source_iters: NonNegativeInt = 0,
+        exemplar_weight: Share = 0.3,
         camera: bool = True,
-        neighbours: int = 6,
-        neighbours_from: int = 5,
-        beta: float = 0.05,
+        neighbours: NonNegativeInt = 6,
+        neighbours_from: NonNegativeInt = 5,
+        beta: PositiveFloat = 0.05,
         alpha_step: float = 0.01,
-        embedding_size: int = 4096,
+        embedding_size: PositiveInt = 4096,
         dropout: float = 0.5,
         frozen_shortcuts: bool = False,
         memory_dtype: Literal["float32", "bfloat16"] = "float32",
@@ -97,7 +102,7 @@ class ECN(ReidModule):
 
     def train(self, mode: bool = True) -> "ECN":
         super().train(mode)
-        if not self.frozen_shortcuts:
+        if not self.frozen_shortcuts and not getattr(self.backbone, "frozen_norms", None):
             for name, module in self.backbone.named_modules():
                 if name.endswith("downsample.1"):
                     module.train(mode)
@@ -128,21 +133,32 @@ class ECN(ReidModule):
         self._target_list = hashlib.sha256("\n".join(data.target_names).encode()).hexdigest()
         memory = self._make_memory(data.target_size).to(self.device)
         held = getattr(self, "memory", memory)
-        if held.size == memory.size:
+        if held.size == memory.size and self._held_list in (None, self._target_list):
             # The constructor, which comes before the ranks, holds all rows.
             memory.bank.copy_(held.bank if held.ranks == memory.ranks else memory.part(held.bank))
         else:
             logger.warning(
-                "The memory begins empty: the one given is of %d images, the target has %d.", held.size, memory.size
+                "The memory begins empty: the one given is of other images (%d; the target has %d).",
+                held.size,
+                memory.size,
             )
         self.memory = memory
 
     def on_train_start(self) -> None:
+        if self.camera and self.trainer.is_global_zero:
+            data = cast(PersonDataModule, self.trainer.datamodule)  # type: ignore[attr-defined]
+            write_picture(self.trainer, "camera_styles", *data.camera_style_rows(_SHOWN), self.iteration)
         epochs = math.ceil((self.max_iters - self.source_iters) / int(self.trainer.num_training_batches))
         if self.alpha_step * (epochs - 1) >= 1:
             raise UserError(
                 f"method.alpha_step={self.alpha_step} would stop the memory at the end of {epochs} epochs (its product "
                 f"with the epoch must stay below 1): set it to {0.6 / epochs:.2g}."
+            )
+        if self.neighbours and 0 < epochs <= self.neighbours_from:
+            logger.warning(
+                "Neighbourhood invariance, from epoch %d on, never begins in %d epochs: lower method.neighbours_from.",
+                self.neighbours_from,
+                epochs,
             )
 
     def updates(self, batch: dict[str, dict[str, Tensor]]) -> Iterator[tuple[str, dict[str, Term]]]:
@@ -195,7 +211,7 @@ class ECN(ReidModule):
         content = read_checkpoint(path)
         bank = _part(content, "state_dict").get(BANK, _part(content, "state_dict_inv").get("em"))
         if bank is not None:
-            self.memory = self._make_memory(len(bank))
+            self.memory, self._held_list = self._make_memory(len(bank)), content.get("target_list")
         super()._load(path)
 
 

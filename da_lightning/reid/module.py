@@ -7,6 +7,7 @@ from typing import Any
 
 import lightning.pytorch as L
 import torch
+from pydantic import PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -64,7 +65,7 @@ class ReidModule(AdaptationModule):
         decay_at: Sequence[float] = (2 / 3,),
         decay_factor: float = 0.1,
         label_smoothing: float = 0.0,
-        stripes: int | None = None,
+        stripes: PositiveInt | None = None,
         flip_average: bool = False,
         distance: Distance = "cosine",
         rerank: bool = False,
@@ -200,11 +201,17 @@ class ReidModule(AdaptationModule):
 
     def on_test_start(self) -> None:
         names = getattr(getattr(self.trainer, "datamodule", None), "test_names", None) or ["target"]
-        self.rankings = {name: Ranking(self.distance, self.rerank).to(self.device) for name in names}
+        loaders: Any = self.trainer.test_dataloaders
+        whole = [len(loader) for loader in (loaders if isinstance(loaders, list) else [loaders])]
+        if is_limited := list(self.trainer.num_test_batches) != whole:
+            logger.warning("trainer.limit_test_batches leaves out a part of queries and gallery: nothing is ranked.")
+        self.rankings = {} if is_limited else {n: Ranking(self.distance, self.rerank).to(self.device) for n in names}
 
     def test_step(self, batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
-        ranking = list(self.rankings.values())[dataloader_idx]
-        ranking.update(self.embed(batch["image"]), batch["person"], batch["camera"], batch["is_query"])
+        features = self.embed(batch["image"])
+        if self.rankings:
+            ranking = list(self.rankings.values())[dataloader_idx]
+            ranking.update(features, batch["person"], batch["camera"], batch["is_query"])
 
     def on_test_epoch_end(self) -> None:
         for name, ranking in self.rankings.items():

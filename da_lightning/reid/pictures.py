@@ -50,6 +50,8 @@ class RankingPicture(L.Callback):
 
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         module, loaders = cast(Any, pl_module), trainer.test_dataloaders
+        if not module.rankings:
+            return
         loaders = loaders if isinstance(loaders, list) else [loaders]
         for (name, ranking), loader, index in zip(module.rankings.items(), loaders, self._index.values(), strict=True):
             states = {state: getattr(ranking, state) for state in ("features", "person", "camera", "is_query")}

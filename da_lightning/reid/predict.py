@@ -44,7 +44,7 @@ class Rank:
         shown: Queries on the page, the first ones.
     """
 
-    gallery: str
+    gallery: str | None = None
     best: int = 10
     batch_size: int = 32
     rerank: bool = False
@@ -61,6 +61,8 @@ class Rank:
             UserError: A number that is too small, or a checkpoint without an image size.
             DataError: A file that cannot be read.
         """
+        if self.gallery is None:
+            raise UserError("There is nothing to rank: add gallery=<image or folder>.")
         check_numbers(self, best=1, batch_size=1, shown=0)
         gallery = find_inputs(Path(self.gallery).expanduser())
         distances, places = self._ranked(module, inputs, gallery)

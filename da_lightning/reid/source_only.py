@@ -38,7 +38,9 @@ class ReidSourceOnly(ReidModule):
         super().__init__(**options)
         self.save_hyperparameters()
         if feature == "embedding" and (head is None or self.stripes is not None):
-            raise UserError("method.feature=embedding needs a method.head and excludes method.stripes: set pool5.")
+            raise UserError(
+                "method.feature=embedding needs a method.head and excludes method.stripes: add method.feature=pool5."
+            )
         self.head, self.feature, self.dropout = head, feature, dropout
         size = embedding_size if head == "embedding" else self.backbone.channels
         self.embedding: nn.Module = nn.Identity()

@@ -5,10 +5,13 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
+from pydantic import PositiveInt
 from torch import Tensor
 
+from da_lightning.arguments import Share
 from da_lightning.errors import UserError
 from da_lightning.reid.networks.siamese import SiaNet, attraction, repulsion
+from da_lightning.reid.translated import images_of
 from da_lightning.training.module import Player, Term, frozen
 from da_lightning.translation.cyclegan import CycleGAN, Images
 
@@ -63,14 +66,14 @@ class SPGAN(CycleGAN):
         contrastive_weight: float = 2.0,
         margin: float = 2.0,
         negatives: Negatives = "pytorch",
-        siamese_blocks: int = 3,
-        siamese_width: int = 64,
-        siamese_hidden: int | None = 128,
-        siamese_embedding: int = 64,
+        siamese_blocks: PositiveInt = 3,
+        siamese_width: PositiveInt = 64,
+        siamese_hidden: PositiveInt | None = 128,
+        siamese_embedding: PositiveInt = 64,
         siamese_optimizer: Mapping[str, Any] | None = None,
-        siamese_from: float = 0.05,
-        contrastive_from: float = 0.1,
-        generator_every: int = 2,
+        siamese_from: Share = 0.05,
+        contrastive_from: Share = 0.1,
+        generator_every: PositiveInt = 2,
         init_from: str | None = None,
         **options: Any,
     ) -> None:
@@ -94,12 +97,14 @@ class SPGAN(CycleGAN):
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
-        if stage != "fit" or self.hparams["image_size"] is not None:
+        if stage != "fit":
             return
-        view = getattr(getattr(self.trainer, "datamodule", None), "source_view", None)
-        if view is None:
+        data = None if getattr(self.trainer, "datamodule", None) is None else images_of(self.trainer)
+        if self.hparams["image_size"] is not None:
+            return
+        if data is None:
             raise UserError("method.image_size must be set where the data are no UnpairedImages: [height,width].")
-        height, width = view[0, 0]["image"].shape[1:]
+        height, width = data.source_view[0, 0]["image"].shape[1:]
         self.hparams["image_size"] = [height, width]
         self.build((height, width))
 

@@ -37,6 +37,19 @@ class StopAtIteration(L.Callback):
             trainer.should_stop = True
 
 
+class StopAfter(L.Callback):
+    """Ends training after so many ``iterations``, whatever ``module.max_iters`` is: that of a stage, for one."""
+
+    def __init__(self, iterations: int) -> None:
+        self.iterations = iterations
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if cast(AdaptationModule, pl_module).iteration + 1 >= self.iterations:
+            trainer.should_stop = True
+
+
 class KeepSourceOnly(L.Callback):
     """Keeps the weights that adaptation begins from, so that a run shows its own gain.
 

@@ -11,6 +11,12 @@ from torch import nn
 
 from da_lightning.errors import CheckpointError
 
+# The unpickler trips over other kinds of files in many ways.
+_UNREADABLE = (
+    *(RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError, AttributeError),
+    zipfile.BadZipFile,
+)
+
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """The dict in a checkpoint or weight file, tensors on the CPU.
@@ -32,7 +38,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             f"{path} holds more than tensors and plain values, or is damaged, and was not opened, since such a "
             "file can run code: save it again from a source you trust as a plain state dict."
         ) from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except _UNREADABLE as error:
         raise CheckpointError(
             f"{path} cannot be read as a checkpoint ({type(error).__name__}): it is cut off or another kind of file; "
             "copy it again or take an earlier one."

@@ -41,7 +41,10 @@ class Player:
 
 
 class NotFiniteError(UserError):
-    """A loss term became NaN or infinite; the message names the term and the iteration."""
+    """A loss term or a weight became NaN or infinite; the message names it and the iteration."""
+
+
+_REMEDY = "the last checkpoint is from before; lower the learning rate, clip gradients or raise the precision."
 
 
 class AdaptationModule(L.LightningModule):
@@ -132,6 +135,7 @@ class AdaptationModule(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Record the class, and leave out what training began from: the weights are all that a rebuilt method needs."""
+        self._check_weights()
         checkpoint["method"] = f"{type(self).__module__}.{type(self).__qualname__}"
         if "init_from" in checkpoint.get("hyper_parameters", {}):
             checkpoint["hyper_parameters"]["init_from"] = None
@@ -169,8 +173,17 @@ class AdaptationModule(L.LightningModule):
             return
         broken = [name for name, ok in zip(terms, finite.tolist(), strict=True) if not ok] or ["a term on another rank"]
         raise NotFiniteError(
-            f"train/{player}/{', '.join(broken)} is not finite at iteration {self.iteration}: "
-            "the last checkpoint is from before; lower the learning rate, clip gradients or raise the precision."
+            f"train/{player}/{', '.join(broken)} is not finite at iteration {self.iteration}: {_REMEDY}"
+        )
+
+    def _check_weights(self) -> None:
+        """A gradient can be NaN where its loss is not: no checkpoint may hold what it makes of the weights."""
+        broken = [name for name, parameter in self.named_parameters() if not parameter.isfinite().all()]
+        if not broken if self._trainer is None else self.trainer.strategy.reduce_boolean_decision(not broken, all=True):
+            return
+        raise NotFiniteError(
+            f"{broken[0] if broken else 'A weight on another rank'} is not finite after iteration {self.iteration}, "
+            f"for a gradient was not: {_REMEDY}"
         )
 
     def _log_terms(self, player: str, terms: dict[str, Term], loss: Tensor) -> None:

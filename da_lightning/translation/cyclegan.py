@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 
 from da_lightning.errors import CheckpointError
@@ -56,15 +57,15 @@ class CycleGAN(LinearDecayTranslation):
     def __init__(
         self,
         generator: GeneratorName = "resnet",
-        width: int = 64,
-        residuals: int = 9,
-        halvings: int = 8,
+        width: PositiveInt = 64,
+        residuals: NonNegativeInt = 9,
+        halvings: PositiveInt = 8,
         additive: bool = False,
-        discriminator_width: int = 64,
+        discriminator_width: PositiveInt = 64,
         gan: Gan = "least_squares",
         cycle_weight: float = 10.0,
         identity_weight: float = 5.0,
-        pool_size: int = 50,
+        pool_size: NonNegativeInt = 50,
         init_from: str | None = None,
         **options: Any,
     ) -> None:

@@ -14,7 +14,7 @@ from torchvision.transforms.v2 import functional as TF
 
 from da_lightning.data.samplers import Draw
 from da_lightning.data.source_target import SourceTargetDataModule
-from da_lightning.errors import DataError
+from da_lightning.errors import DataError, UserError
 from da_lightning.translation.datasets import AlignedImages, Images
 
 log = logging.getLogger(__name__)
@@ -44,7 +44,9 @@ class UnpairedImages(SourceTargetDataModule):
         target_affine: The same for the target; ``None`` is ``affine``.
         interpolation: Of resizing.
         cache: Keep resized images in memory as uint8 (each loader process its own).
-        root, files, download: What the sets share; only a configuration refers to it.
+        root, files: What the sets share; only a configuration refers to it.
+        download: Whether to fetch the files; and
+        downloadable: whether the configuration's ``files`` can.
         loader: See :class:`~da_lightning.data.source_target.SourceTargetDataModule`.
     """
 
@@ -65,9 +67,15 @@ class UnpairedImages(SourceTargetDataModule):
         root: str | None = None,
         files: str | None = None,
         download: bool = False,
+        downloadable: bool = False,
         **loader: Any,
     ) -> None:
         tests, validations = tests or {}, validations or {}
+        if download and not downloadable:
+            raise UserError(
+                "data.download=true was given, but this pair has no official link to fetch it from: get its files "
+                "yourself and let data.root be their folder, or leave data.download out where nothing is needed."
+            )
         if target.labelled:
             raise DataError("data.target must not read labels: set data.target.labelled=false.")
         if len(tests) == 1:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 
 from da_lightning.errors import UserError
@@ -69,14 +70,14 @@ class DRIT(LinearDecayTranslation):
     def __init__(
         self,
         concat: bool = True,
-        style_dim: int = 8,
-        width: int = 64,
-        residuals: int = 3,
-        discriminator_width: int = 64,
-        discriminator_scales: int = 3,
-        discriminator_layers: int = 4,
-        content_layers: int = 3,
-        content_iters: int = 2,
+        style_dim: PositiveInt = 8,
+        width: PositiveInt = 64,
+        residuals: NonNegativeInt = 3,
+        discriminator_width: PositiveInt = 64,
+        discriminator_scales: PositiveInt = 3,
+        discriminator_layers: PositiveInt = 4,
+        content_layers: NonNegativeInt = 3,
+        content_iters: NonNegativeInt = 2,
         content_lr_factor: float = 0.4,
         content_clip_norm: float | None = 5.0,
         adversarial_weight: float = 1.0,

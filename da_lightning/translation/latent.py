@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
+from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 
-from da_lightning.errors import UserError
 from da_lightning.training.losses import Gan
 from da_lightning.training.module import Player, Term, frozen
 from da_lightning.translation.losses import discriminator_loss, generator_loss, l1
@@ -62,13 +62,13 @@ class LatentTranslation(TranslationModule):
         perceptual_weight: float = 0.0,
         perceptual_features: str = "imagenet",
         gan: Gan = "least_squares",
-        discriminator_width: int = 64,
-        discriminator_scales: int = 3,
-        discriminator_layers: int = 4,
+        discriminator_width: PositiveInt = 64,
+        discriminator_scales: PositiveInt = 3,
+        discriminator_layers: PositiveInt = 4,
         share_fakes: bool = True,
-        lr_step: int = 100_000,
+        lr_step: PositiveInt = 100_000,
         lr_gamma: float = 0.5,
-        downsamples: int = 2,
+        downsamples: NonNegativeInt = 2,
         init_from: str | list[str] | None = None,
         **options: Any,
     ) -> None:
@@ -121,23 +121,13 @@ class LatentTranslation(TranslationModule):
             self._perceptual = (PerceptualDistance(self.perceptual_features).to(self.device),)
 
     def updates(self, batch: dict[str, dict[str, Tensor]]) -> Iterator[tuple[str, dict[str, Term]]]:
-        images = self._images(batch)
+        images = self.images(batch)
         with torch.set_grad_enabled(self.share_fakes):
             forward = self.forward_pass(images)
         yield "discriminator", self._discriminator_terms(images, forward)
         if not self.share_fakes:
             forward = self.forward_pass(images)
         yield "generator", self._generator_terms(images, forward)
-
-    def _images(self, batch: dict[str, dict[str, Tensor]]) -> Images:
-        images = {domain: batch[domain]["image"] for domain in DOMAINS}
-        shapes = [tuple(image.shape) for image in images.values()]
-        if shapes[0] != shapes[1] or any(side % self.stride for side in shapes[0][-2:]):
-            raise UserError(
-                f"Expected source and target images of one shape, with sides that are multiples of {self.stride}, but "
-                f"found {shapes[0]} and {shapes[1]}: change the crop size or the batch size."
-            )
-        return images
 
     def _discriminator_terms(self, images: Images, forward: Forward) -> dict[str, Term]:
         return {

@@ -4,12 +4,12 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from da_lightning.errors import UserError
 from da_lightning.training.module import Player
 from da_lightning.training.optimizers import poly
-from da_lightning.translation.module import DOMAINS, Domain, TranslationModule
+from da_lightning.translation.module import TranslationModule
 
 
 class LinearDecayTranslation(TranslationModule):
@@ -42,21 +42,6 @@ class LinearDecayTranslation(TranslationModule):
                 f"Expected method.accumulate=1 for {name}, whose players step unequally often, but found "
                 f"{self.accumulate}; raise data.batch_size instead."
             )
-
-    def images(self, batch: dict[str, dict[str, Tensor]]) -> dict[Domain, Tensor]:
-        """The images of a training batch by domain.
-
-        Raises:
-            UserError: Two shapes, or sides that a translation would not have.
-        """
-        images = {domain: batch[domain]["image"] for domain in DOMAINS}
-        source, target = (tuple(image.shape) for image in images.values())
-        if source != target or any(side % self.stride for side in source[-2:]):
-            raise UserError(
-                f"Expected source and target images of one shape, with sides that are multiples of {self.stride}, but "
-                f"found {source} and {target}: change the crop size or the batch size."
-            )
-        return images
 
     def on_train_start(self) -> None:
         # A player that is not up in the first iteration steps after its schedule, which counts iterations.

@@ -5,7 +5,6 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from da_lightning.errors import UserError
 from da_lightning.seeds import mixed_seed
@@ -18,6 +17,9 @@ DOMAINS: tuple[Domain, Domain] = ("source", "target")
 
 DITHER = 1 / 255
 """Deviation of the noise on constant images: stacked instance norms raise their gradients to infinity."""
+
+LEAST_SIDE = 16
+"""Smaller images are padded to it: reflection inside the networks needs some pixels."""
 
 
 ABOUT = {"task": "translation", "normalisation": {"mean": [0.5] * 3, "std": [0.5] * 3}}
@@ -47,6 +49,8 @@ class TranslationModule(AdversarialModule):
 
     style_dim = 0
     """Length of a style code; 0 where an image has one translation."""
+    num_domains = 2
+    """Domains to translate into; from 3 on they are told by number."""
     stride = 4
     """Sides of an image that :meth:`generate` takes are multiples of this."""
 
@@ -89,12 +93,18 @@ class TranslationModule(AdversarialModule):
         if self.style_dim and style is None:
             style = torch.randn(len(image), self.style_dim, device=image.device)
         height, width = image.shape[-2:]
-        padding = (0, -width % self.stride, 0, -height % self.stride)
-        return self.generate(F.pad(image, padding, mode="reflect"), to, style)[..., :height, :width]
+        least = max(LEAST_SIDE, self.stride)
+        sides = (max(side + -side % self.stride, least) for side in (height, width))
+        return self.generate(reflected(image, *sides), to, style)[..., :height, :width]
+
+    def style_of(self, image: Tensor, domain: Domain) -> Tensor:
+        """Style codes [B, style_dim] of images of ``domain`` and of any size."""
+        height, width = (max(side, LEAST_SIDE) for side in image.shape[-2:])
+        return self.encode_style(reflected(image, height, width), domain)
 
     def round_trip(self, image: Tensor, domain: Domain) -> Tensor:
         """Images of ``domain`` translated there and back, under their own style where there is one."""
-        style = self.encode_style(image, domain) if self.style_dim else None
+        style = self.style_of(image, domain) if self.style_dim else None
         return self.translate(self.translate(image, other(domain)), domain, style)
 
     def exportable(self, to: Domain = "target") -> Exportable:
@@ -105,10 +115,33 @@ class TranslationModule(AdversarialModule):
 
     # -- training ----------------------------------------------------------------------------------------------------
 
+    def images(self, batch: dict[str, dict[str, Tensor]]) -> dict[Domain, Tensor]:
+        """The images of a training batch by domain.
+
+        Raises:
+            UserError: Two shapes, or sides that a translation would not have.
+        """
+        images = {domain: batch[domain]["image"] for domain in DOMAINS}
+        source, target = (tuple(image.shape) for image in images.values())
+        if source != target:
+            raise UserError(
+                f"Expected as many source as target images, of one size, but found {source} and {target}: change "
+                "data.crop_size or data.batch_size."
+            )
+        if any(side % self.stride for side in source[-2:]):
+            raise UserError(
+                f"Expected images in training with sides that are multiples of {self.stride}, but found "
+                f"{source[-2]}x{source[-1]}: change data.crop_size, or data.image_size where nothing is cropped (of a "
+                "stage: stages.<name>.data.image_size)."
+            )
+        return images
+
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
         if self.training:
             for domain in DOMAINS:
-                batch[domain]["image"] = dithered(batch[domain]["image"])
+                image = batch[domain]["image"]
+                seed = mixed_seed(self.seed, self.iteration, self.global_rank, DOMAINS.index(domain))
+                batch[domain]["image"] = dithered(image, torch.Generator(image.device).manual_seed(seed))
         return batch
 
     # -- evaluation --------------------------------------------------------------------------------------------------
@@ -182,12 +215,24 @@ def as_unit(image: Tensor) -> Tensor:
     return ((image + 1) / 2).clamp(0, 1)
 
 
-def dithered(image: Tensor) -> Tensor:
-    """``image`` with noise of one grey level on samples that are constant."""
-    constant = image.flatten(1).std(1) < DITHER / 10
+def dithered(image: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """``image`` with noise of one grey level on samples of a single colour."""
+    constant = image.flatten(2).std(2).amax(1) < DITHER / 10
     if not constant.any():
         return image
-    return image + DITHER * torch.randn_like(image) * constant[:, None, None, None]
+    noise = torch.randn(image.shape, generator=generator, dtype=image.dtype, device=image.device)
+    return image + DITHER * noise * constant[:, None, None, None]
+
+
+def reflected(image: Tensor, height: int, width: int) -> Tensor:
+    """``image`` padded to [B, C, height, width] at right and below by reflection, to and fro where it is small."""
+    if (height, width) == image.shape[-2:]:
+        return image
+    rows, columns = (
+        [min(place % period, -place % period) for place in range(length)]
+        for length, period in zip((height, width), (max(2 * side - 2, 1) for side in image.shape[-2:]), strict=True)
+    )
+    return image[..., rows, :][..., columns]
 
 
 def as_uint8(image: Tensor) -> Tensor:

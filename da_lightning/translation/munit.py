@@ -3,6 +3,7 @@
 from typing import Any, cast
 
 import torch
+from pydantic import NonNegativeInt, PositiveInt
 from torch import Size, Tensor, nn
 
 from da_lightning.training.module import Term
@@ -30,11 +31,11 @@ class MUNIT(LatentTranslation):
         style_weight: float = 1.0,
         content_weight: float = 1.0,
         cycle_weight: float = 0.0,
-        width: int = 64,
-        residuals: int = 4,
-        downsamples: int = 2,
-        style_dim: int = 8,
-        mlp_width: int = 256,
+        width: PositiveInt = 64,
+        residuals: NonNegativeInt = 4,
+        downsamples: NonNegativeInt = 2,
+        style_dim: PositiveInt = 8,
+        mlp_width: PositiveInt = 256,
         init_from: str | list[str] | None = None,
         **options: Any,
     ) -> None:

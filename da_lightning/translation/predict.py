@@ -3,17 +3,19 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 from rich.progress import track
 from torch import Tensor
+from torch.nn import functional as F
 from torchvision.io import write_png
 from torchvision.transforms.v2.functional import to_pil_image
 
 from da_lightning.data.folders import read_image
 from da_lightning.data.inputs import Input, batches, check_numbers, copy_label, find_inputs, with_shorter_side
 from da_lightning.errors import UserError
-from da_lightning.translation.module import Domain, TranslationModule, as_uint8
+from da_lightning.translation.module import DOMAINS, Domain, TranslationModule, as_uint8
 
 _FRAME_MS = 100
 
@@ -23,7 +25,7 @@ class Translate:
     """Translates files; of several translations of one image the names end in ``_style1``, ``_style2``...
 
     Args:
-        to: Domain to translate into.
+        to: Domain to translate into: by name, or by number for a method of more than two.
         styles: Random styles for each image; ``None`` is one.
         same_styles: Whether they are the same for all images.
         style_image: Styles of images of the domain ``to`` instead: a file, a folder, or several parted by commas.
@@ -34,7 +36,7 @@ class Translate:
         seed: Of random styles.
     """
 
-    to: Domain = "target"
+    to: Domain | int = "target"
     styles: int | None = None
     same_styles: bool = False
     style_image: str | None = None
@@ -61,13 +63,15 @@ class Translate:
         for positions in track(groups, "Translating"):
             images = torch.stack([self._read(inputs[i].image) for i in positions]).to(module.device)
             styles = [None] if codes is None else codes[positions].to(module.device).unbind(1)
-            translations = [as_uint8(module.translate(images, self.to, style)).cpu() for style in styles]
+            translations = [as_uint8(module.translate(images, self._domain(module), style)).cpu() for style in styles]
             for i, own in zip(positions, zip(*translations, strict=True), strict=True):
                 written[i] = self._write(inputs[i], own, output)
         return [row for i in range(len(inputs)) for row in written[i]]
 
     def _check(self, module: TranslationModule, is_labelled: bool) -> None:
         check_numbers(self, styles=1, interpolate=2, image_size=1, batch_size=1)
+        if isinstance(self.to, int) and not 0 <= self.to < module.num_domains:
+            raise UserError(f"to={self.to} is none of the {module.num_domains} domains: the first is 0.")
         of_styles = [n for n in ("styles", "same_styles", "style_image", "interpolate", "gif") if getattr(self, n)]
         if of_styles and not module.style_dim:
             raise UserError(
@@ -89,14 +93,20 @@ class Translate:
             if self.interpolate and len(given) != 2:
                 raise UserError(f"interpolate goes between two styles, but style_image names {len(given)}: name two.")
             images = (self._read(path)[None].to(module.device) for path in given)
-            codes = torch.cat([module.encode_style(image, self.to).float().cpu() for image in images])[None]
+            codes = torch.cat([module.style_of(image, self._domain(module)).float().cpu() for image in images])[None]
         else:
             shape = 1 if self.same_styles else count, 2 if self.interpolate else self.styles or 1, module.style_dim
             codes = torch.randn(shape, generator=torch.Generator().manual_seed(self.seed))
         if self.interpolate:
+            way = torch.lerp if self.style_image else _slerp
             first, last = codes.split(1, dim=1)
-            codes = torch.lerp(first, last, torch.linspace(0, 1, self.interpolate)[:, None])
+            codes = way(first, last, torch.linspace(0, 1, self.interpolate)[:, None])
         return codes.expand(count, -1, -1)
+
+    def _domain(self, module: TranslationModule) -> Domain:
+        """``to`` as ``module`` knows it: one of several domains by number, which StarGAN takes, one of two by name."""
+        is_name = isinstance(self.to, str) or module.num_domains > 2
+        return cast(Domain, self.to if is_name else DOMAINS[cast(int, self.to)])
 
     def _read(self, path: Path) -> Tensor:
         """RGB [3, H, W] in [-1, 1]."""
@@ -123,6 +133,13 @@ class Translate:
                 size = None if self.image_size is None else (image.shape[-2], image.shape[-1])
                 copy_label(item.label, output / rows[-1][1], size)
         return rows
+
+
+def _slerp(first: Tensor, last: Tensor, share: Tensor) -> Tensor:
+    """From one draw of N(0, 1) to another along the sphere: codes on a straight way are shorter than draws are."""
+    cosine = F.cosine_similarity(first, last, dim=-1)[..., None]
+    angle = cosine.clamp(-1 + 1e-6, 1 - 1e-6).acos()
+    return (torch.sin((1 - share) * angle) * first + torch.sin(share * angle) * last) / torch.sin(angle)
 
 
 def _style_images(names: str) -> list[Path]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -56,19 +57,19 @@ class StarGAN(LinearDecayTranslation):
 
     def __init__(
         self,
-        num_domains: int | None = 2,
+        num_domains: PositiveInt | None = 2,
         generator: GeneratorName = "resnet",
-        width: int = 64,
-        residuals: int = 6,
-        halvings: int = 6,
+        width: PositiveInt = 64,
+        residuals: NonNegativeInt = 6,
+        halvings: PositiveInt = 6,
         additive: bool = False,
-        discriminator_width: int = 64,
-        discriminator_layers: int = 6,
+        discriminator_width: PositiveInt = 64,
+        discriminator_layers: PositiveInt = 6,
         class_kernel: int | tuple[int, int] = 2,
         classification_weight: float = 1.0,
         reconstruction_weight: float = 10.0,
         penalty_weight: float = 10.0,
-        critic_steps: int = 5,
+        critic_steps: PositiveInt = 5,
         init_from: str | None = None,
         **options: Any,
     ) -> None:
@@ -88,6 +89,7 @@ class StarGAN(LinearDecayTranslation):
 
     def build(self, num_domains: int) -> None:
         """Make the networks for so many domains, and begin from ``init_from``."""
+        self.num_domains = num_domains
         network, *sizes = self._generator
         generator = network(num_domains, *sizes)
         self.generator = Additive(generator) if self._additive else generator

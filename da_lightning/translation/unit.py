@@ -3,6 +3,7 @@
 from typing import Any, cast
 
 import torch
+from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 
 from da_lightning.training.module import Term
@@ -30,10 +31,10 @@ class UNIT(LatentTranslation):
         self,
         kl_weight: float = 0.01,
         cycle_kl_weight: float = 0.01,
-        shared_layers: int = 0,
-        width: int = 64,
-        residuals: int = 4,
-        downsamples: int = 2,
+        shared_layers: NonNegativeInt = 0,
+        width: PositiveInt = 64,
+        residuals: NonNegativeInt = 4,
+        downsamples: NonNegativeInt = 2,
         init_from: str | list[str] | None = None,
         **options: Any,
     ) -> None:

@@ -5,10 +5,13 @@ from typing import Any, cast
 
 import lightning.pytorch as L
 import torch
+from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics.classification import MulticlassAccuracy
 
+from da_lightning.arguments import Share
+from da_lightning.errors import UserError
 from da_lightning.training.callbacks import KeepSourceOnly
 from da_lightning.training.module import Term
 from da_lightning.translation.latent import Forward, Images
@@ -35,13 +38,13 @@ class UNITClassifier(UNIT):
 
     def __init__(
         self,
-        num_classes: int,
-        source_iters: int = 0,
+        num_classes: PositiveInt,
+        source_iters: NonNegativeInt = 0,
         class_weight: float = 1.0,
         feature_weight: float = 0.0,
-        classifier_width: int = 64,
+        classifier_width: PositiveInt = 64,
         dropout: float = 0.0,
-        decay_from: float = 0.5,
+        decay_from: Share = 0.5,
         **options: Any,
     ) -> None:
         super().__init__(**options)
@@ -52,12 +55,24 @@ class UNITClassifier(UNIT):
         source = ClassifierDiscriminator(num_classes, classifier_width, dropout)
         self.discriminators = nn.ModuleDict({"source": source, "target": source.for_other_domain()})
 
+    def setup(self, stage: str) -> None:
+        data = getattr(self.trainer, "datamodule", None)
+        sets = {"data.source": getattr(data, "source_view", None)} if stage == "fit" else {}
+        sets |= {f"data.tests.{name}": view for name, view in getattr(data, "tests", {}).items()}
+        if unlabelled := [key for key, view in sets.items() if view and not view.dataset.labelled]:
+            raise UserError(
+                f"UNITClassifier learns from and is tested on labels, and {unlabelled[0]} has none: take data whose "
+                "images are labelled, such as data=mnist2usps."
+            )
+        super().setup(stage)
+
     def configure_callbacks(self) -> list[L.Callback]:
         return [KeepSourceOnly(self.source_iters)] if self.source_iters else []
 
     def lr_factor(self, iteration: int) -> float:
-        left = 1 - iteration / self.max_iters
-        return min(1.0, max(left, 0.0) / (1 - self.decay_from))
+        begins = self.decay_from * self.max_iters
+        left = max(self.max_iters - iteration, 0)
+        return 1.0 if iteration <= begins else left / (self.max_iters - begins)
 
     def updates(self, batch: dict[str, dict[str, Tensor]]) -> Iterator[tuple[str, dict[str, Term]]]:
         self._label = batch["source"]["label"]

@@ -11,6 +11,7 @@ import torch
 from tiny_runs import built, composed, tiny, trainer
 
 from da_lightning.session import train_and_test
+from da_lightning.stages import train_in_stages
 from da_lightning.training.callbacks import SameBatches
 
 SHORT = [
@@ -37,6 +38,21 @@ def ran(folder: Path, *options: str) -> list[dict[str, str]]:
 
 def test_fast_is_two_iterations(tmp_path: Path) -> None:
     assert [float(row["train/iteration"]) for row in ran(tmp_path, "debug=fast")] == [0, 1]
+
+
+@pytest.mark.parametrize("method", ["ecn", "spgan", "munit"])
+def test_fast_is_two_iterations_of_stages_too(method: str, tmp_path: Path) -> None:
+    options = [option for option in tiny(method) if "max_iters" not in option]
+    stages = {"ecn": "stages.camera_style.method.max_iters=500", "spgan": "stages.translator.method.max_iters=500"}
+    cameras = [f"data.{part}.cameras=2" for part in ("source", "target")] if method == "ecn" else []
+    chosen = [stages[method]] if method in stages else []
+    cfg = composed(f"method={method}", *options, *chosen, *cameras, "debug=fast", "trainer.log_every_n_steps=1")
+    train_in_stages(cfg, tmp_path, method, "toy")
+    runs = sorted(tmp_path.rglob("metrics.csv"))
+    assert len(runs) == 1 + len(chosen)
+    for file in runs:
+        with file.open() as stream:
+            assert [float(row["train/iteration"]) for row in csv.DictReader(stream) if row["train/iteration"]] == [0, 1]
 
 
 def test_overfit_learns_two_batches_by_heart(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import lightning.pytorch as L
 import pytest
 import torch
 import torch.distributed as dist
-from tiny_runs import assert_same, assert_same_training, trainer
+from tiny_runs import assert_same, assert_same_training, command, run_folders, succeeded, tiny, trainer
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
@@ -110,6 +110,24 @@ def test_weights_to_begin_with_bring_their_memory(tmp_path: Path, caplog: pytest
         assert len(method.memory.bank) == size
         assert method.memory.bank.any() == (size == 12)
         assert ("begins empty" in caplog.text) == (size != 12)
+
+
+def test_a_memory_of_other_images_is_left(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    fit = trainer(tmp_path)
+    fit.fit(without_cameras(), some_data())
+    method = a_method(camera=False, init_from=str(tmp_path / "checkpoints" / "last.ckpt"), num_persons=3)
+    data = some_data()
+    data.target_view.dataset.items.reverse()
+    method.trainer = SimpleNamespace(datamodule=data, state=fit.state)
+    method.setup("fit")
+    assert not method.memory.bank.any() and "the one given is of other images" in caplog.text
+
+
+def test_neighbourhoods_that_never_begin_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for neighbours_from, is_told in ((2, False), (3, True)):
+        caplog.clear()
+        trainer(tmp_path / str(is_told)).fit(a_method(camera=False, neighbours_from=neighbours_from), some_data())
+        assert ("never begins in 3 epochs" in caplog.text) == is_told
 
 
 def test_camera_invariance_needs_camera_styles(tmp_path: Path) -> None:
@@ -215,6 +233,12 @@ def test_the_target_is_normalised_before_dropout_and_without_relu(batch: dict) -
     torch.testing.assert_close(v, (2 * unit).masked_fill(dropped, 0))
 
 
+@pytest.mark.parametrize("frozen_norms", ["statistics", "all"])
+def test_frozen_norms_stay_frozen(frozen_norms: str) -> None:
+    method = a_method(backbone={"name": "resnet18", "frozen_norms": frozen_norms}, num_persons=3).train()
+    assert not any(m.training for m in method.backbone.modules() if isinstance(m, nn.BatchNorm2d))
+
+
 @pytest.mark.parametrize("frozen_shortcuts", [False, True])
 def test_shortcuts_of_frozen_stages(frozen_shortcuts: bool) -> None:
     backbone = {"name": "resnet18", "frozen_stages": 2}
@@ -239,3 +263,20 @@ def test_ddp_sends_no_memory(tmp_path: Path) -> None:
         dist.destroy_process_group()
     names = {name for name, buffer in method.named_buffers() if id(buffer) in sent}
     assert names == {name for name, _ in method.named_buffers()} - {"memory.bank"}
+
+
+def test_a_sharded_memory_learns_what_a_whole_one_does_and_goes_on(tmp_path: Path) -> None:
+    line = ["method=ecn", *tiny("ecn"), "method.camera=false", "trainer.devices=2", "method.optimizer.name=SGD"]
+    sharded = [*line, "method.shard_memory=true"]
+    ends = []
+    for name, options in (("whole", line), ("sharded", sharded)):
+        succeeded(command(options, tmp_path / name))
+        (run,) = run_folders(tmp_path / name)
+        ends.append(run / "checkpoints" / "last.ckpt")
+    whole, parted = (torch.load(file, weights_only=True)["state_dict"] for file in ends)
+    assert whole["memory.bank"].any()
+    torch.testing.assert_close(parted, whole, rtol=1e-3, atol=1e-4)
+    succeeded(command([*sharded, "method.max_iters=12", f"ckpt_path={ends[1]}"], tmp_path / "further"))
+    (run,) = run_folders(tmp_path / "further")
+    bank = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]["memory.bank"]
+    assert bank.shape == whole["memory.bank"].shape and bank.any()

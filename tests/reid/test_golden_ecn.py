@@ -54,9 +54,11 @@ def test_losses_gradients_and_bank_equal_the_recorded_steps(path: Path) -> None:
     first = int(settings["neighbourhood_from"].removeprefix("epoch>")) + 1
     memory = ExemplarMemory(*arrays["mem/init"].shape, settings["beta"], settings["knn"])
     memory.bank.copy_(arrays["mem/init"])
-    steps = sorted({name.split("/")[1] for name in arrays if name.startswith("mem/step")})
+    steps = sorted(
+        {name.split("/")[1] for name in arrays if name.startswith("mem/step")}, key=lambda name: int(name[4:])
+    )
     assert steps
-    for step in steps:
+    for step in sorted(steps, key=lambda name: int(name[4:])):
         recorded = {name: arrays[f"mem/{step}/{name}"] for name in ("features", "index", "epoch", "loss", "grad")}
         v, epoch = nn.Parameter(recorded["features"]), int(recorded["epoch"])
         loss, _ = memory.loss(v, recorded["index"], epoch >= first)

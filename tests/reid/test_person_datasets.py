@@ -98,7 +98,7 @@ def test_a_name_is_taken_once(tmp_path):
 
 
 def test_copies_and_other_counts_are_told_of(tmp_path, caplog):
-    for name, value in (("0002_c1_a", 7), ("0002_c2_b", 7), ("0003_c1_c", 7), ("0002_c1_d", 8)):
+    for name, value in (("0002_c1_a", 7), ("0002_c2_b", 7), ("0003_c1_c", 9), ("0002_c1_d", 8)):
         save(tmp_path / "query" / name, value)
     with caplog.at_level(logging.WARNING):
         Market(tmp_path, "query", counts_of="market1501")
@@ -107,7 +107,12 @@ def test_copies_and_other_counts_are_told_of(tmp_path, caplog):
     assert copies.startswith("1 images occur twice, the first is ") and "0002_c2_b.jpg, the same as" in copies
     caplog.clear()
     Market(tmp_path, "query", labelled=False)
-    assert not caplog.messages
+    assert caplog.messages == [copies]
+    caplog.clear()
+    save(tmp_path / "query" / "0003_c2_e", 8)
+    with caplog.at_level(logging.WARNING):
+        Market(tmp_path, "query")
+    assert "0002_c1_d.jpg: labelled as two persons: remove the wrong one." in caplog.messages[1]
 
 
 # -- lists -------------------------------------------------------------------------------------------------------------

@@ -114,7 +114,7 @@ def test_what_does_not_fit_is_told(folder: Path, tmp_path: Path) -> None:
     ):
         with pytest.raises(UserError, match=message):
             rank(folder, tmp_path / "out", **options)
-    with pytest.raises(UserError, match="gallery must be set"):
+    with pytest.raises(UserError, match="add gallery="):
         predict(checkpoint=str(folder / "trained.ckpt"), input=str(folder / "queries"), output=str(tmp_path / "out"))
     silent = checkpoint(method(image_size=None), tmp_path / "silent.ckpt")
     with pytest.raises(UserError, match="image size"):

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 from torchvision.io import read_image
 
 from da_lightning.errors import UserError
+from da_lightning.reid.data import PersonDataModule
 from da_lightning.reid.networks.siamese import SiaNet
 from da_lightning.reid.spgan import SPGAN
 from da_lightning.reid.translated import WholeImages, WriteTranslations
@@ -380,3 +381,9 @@ def test_other_data_are_told(tmp_path: Path) -> None:
     fit = trainer(tmp_path, WriteTranslations())
     with pytest.raises(UserError, match="to be UnpairedImages, but found NoneType"):
         fit.fit(method(max_iters=1), DataLoader(batches(1), batch_size=None))
+
+
+def test_data_of_re_identification_are_refused_before_training(tmp_path: Path) -> None:
+    data = PersonDataModule(TinyPeople([1, 2, 5], SIZE, labelled=True), TinyPeople([3, 4], SIZE), image_size=CROP)
+    with pytest.raises(UserError, match="to be UnpairedImages, but found PersonDataModule"):
+        trainer(tmp_path).fit(method(max_iters=1, image_size=CROP), data)

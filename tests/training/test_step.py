@@ -205,6 +205,21 @@ def test_weights_that_are_not_finite_stop_the_run(tmp_path: Path) -> None:
         fit(Duel(max_iters=9), batches(2), tmp_path, Poison(iteration=2))
 
 
+def test_no_checkpoint_holds_what_a_broken_gradient_made(tmp_path: Path) -> None:
+    class Broken(Duel):
+        def updates(self, batch: dict) -> Iterator[tuple[str, dict[str, Term]]]:
+            for name, terms in super().updates(batch):
+                bad = name == "second" and self.iteration == 3  # the last of an epoch: its loss is finite
+                root = (terms["mean"].value * 0.0).abs().sqrt()
+                yield name, terms | ({"root": Term(root)} if bad else {})
+
+    with pytest.raises(NotFiniteError, match=r"is not finite after iteration 3, for a gradient was not"):
+        fit(Broken(max_iters=9), batches(4), tmp_path)
+    for file in (tmp_path / "checkpoints").glob("*.ckpt"):
+        content = torch.load(file, weights_only=True)
+        assert all(value.isfinite().all() for value in content["state_dict"].values())
+
+
 # -- frozen ------------------------------------------------------------------------------------------------------------
 
 

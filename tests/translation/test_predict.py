@@ -14,6 +14,7 @@ from PIL import Image
 from tiny_runs import METHODS, composed
 from tiny_translators import Tint
 from torch import Tensor
+from torch.nn import functional as F
 from torchvision.io import ImageReadMode, decode_image
 
 import da_lightning
@@ -23,6 +24,8 @@ from da_lightning.errors import CheckpointError, DataError, UserError
 from da_lightning.predict import _options, load_method, main, predict
 from da_lightning.segmentation.datasets import CamVid, ImageLabelFolder
 from da_lightning.training.module import AdaptationModule
+from da_lightning.translation.module import reflected
+from da_lightning.translation.predict import Translate
 
 TRANSLATORS = [m for m in METHODS if composed(f"method={m}").method._target_.split(".")[1] == "translation"]
 SMALL = {"width": 8, "discriminator_width": 8, "classifier_width": 8, "residuals": 1, "max_iters": 1}
@@ -181,6 +184,51 @@ def test_every_method_translates_from_its_checkpoint(method: str, tmp_path: Path
         assert close(results["0.png"], ((wanted + 1) * 127.5).round().clamp(0, 255).byte())
 
 
+@pytest.mark.parametrize("method", TRANSLATORS)
+def test_small_and_narrow_images_are_translated_too(method: str) -> None:
+    cfg = composed(f"method={method}")
+    for name, value in SMALL.items():
+        if name in cfg.method:
+            cfg.method[name] = value
+    module = build(cfg.method, "method").eval()
+    for size in ((1, 1), (2, 40), (50, 3)):
+        image = torch.rand(1, 3, *size)
+        with torch.no_grad():
+            assert module.translate(image, "target").isfinite().all()
+            assert module.round_trip(image, "source").shape == image.shape
+
+
+@pytest.mark.parametrize(("height", "width"), [(8, 12), (20, 12), (7, 31)])
+def test_images_are_reflected_as_far_as_it_takes(height: int, width: int) -> None:
+    image = torch.rand(2, 3, 7, 12)
+    wanted = np.pad(image.numpy(), ((0, 0), (0, 0), (0, height - 7), (0, width - 12)), mode="reflect")
+    assert np.array_equal(reflected(image, height, width).numpy(), wanted)
+
+
+def test_random_styles_are_joined_along_the_sphere() -> None:
+    codes = Translate(interpolate=5, seed=1)._codes(Tint(style_dim=3), 1)
+    assert codes is not None
+    lengths, steps = codes[0].norm(dim=1), F.normalize(codes[0], dim=1)
+    assert lengths.min() >= min(lengths[0], lengths[-1]) - 1e-5
+    cosines = (steps[1:] * steps[:-1]).sum(1)
+    ends = F.cosine_similarity(codes[0, 0], codes[0, -1], dim=0)
+    assert cosines.min() > ends
+    torch.testing.assert_close(codes[0, [0, -1]], torch.randn(2, 3, generator=torch.Generator().manual_seed(1)))
+
+
+def test_several_domains_are_told_by_number(photos: Path, tmp_path: Path) -> None:
+    cfg = composed("method=stargan", "method.num_domains=4")
+    cfg.method.update({name: value for name, value in SMALL.items() if name in cfg.method})
+    module = build(cfg.method, "method").eval()
+    checkpoint = saved(module, tmp_path / "last.ckpt")
+    predict(checkpoint, str(photos / "1.png"), str(tmp_path / "out"), to=3)
+    with torch.no_grad():
+        wanted = module.translate(read_image(photos / "1.png")[None] / 127.5 - 1, 3)[0]
+    assert close(pictures(tmp_path / "out")["1.png"], ((wanted + 1) * 127.5).round().clamp(0, 255).byte())
+    with pytest.raises(UserError, match="to=4 is none of the 4 domains"):
+        predict(checkpoint, str(photos), str(tmp_path / "out2"), to=4)
+
+
 # -- labels ------------------------------------------------------------------------------------------------------------
 
 
@@ -332,6 +380,13 @@ def test_files_that_do_not_fit(tint, photos: Path, labelled: Path, tmp_path: Pat
     (photos / "torn.png").write_bytes((photos / "0.png").read_bytes()[:20])
     with pytest.raises(DataError, match=r"torn\.png cannot be read as an image"):
         predict(checkpoint, str(photos), out)
+    (photos / "torn.png").unlink()
+    Image.fromarray(np.zeros((9, 9), np.uint16)).save(photos / "zz.png")
+    with pytest.raises(DataError, match=r"zz\.png has mode I;16, not 8 bits"):
+        predict(checkpoint, str(photos), out)
+    write_ids(labelled / "trainannot" / "a.png", (7, 10))
+    with pytest.raises(DataError, match=r"a\.png is 7x10, but .*a\.jpg, upright .* is 10x7"):
+        predict(checkpoint, str(labelled), out, list_file="lists/day.txt")
     assert not Path(out).exists()
 
 

@@ -1,13 +1,18 @@
 """UNIT with discriminators that classify: its terms one by one, and what moves what."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tiny_runs import trainer
 from torch import Tensor
 from torch.nn import functional as F
 
+from da_lightning.errors import UserError
 from da_lightning.training.losses import gan_loss
+from da_lightning.translation.data import UnpairedImages
+from da_lightning.translation.datasets import ToyShoes
 from da_lightning.translation.latent import Forward
 from da_lightning.translation.unit_classifier import UNITClassifier
 
@@ -87,3 +92,18 @@ def test_domains_share_all_layers_but_the_first() -> None:
     source, target = built().discriminators.values()
     own = {id(p) for p in source.stem.parameters()}
     assert {id(p) for p in source.parameters()} - {id(p) for p in target.parameters()} == own
+
+
+@pytest.mark.parametrize(
+    ("decay_from", "factors"), [(0.5, [1, 1, 1, 0.5, 0]), (1.0, [1] * 5), (0.0, [1, 0.75, 0.5, 0.25, 0])]
+)
+def test_rates_fall_linearly_from_a_share_of_the_training_on(decay_from: float, factors: list[float]) -> None:
+    module = built(decay_from=decay_from)
+    assert [module.lr_factor(iteration) for iteration in range(5)] == pytest.approx(factors)
+
+
+def test_unlabelled_images_are_told_at_once(tmp_path: Path) -> None:
+    module = built()
+    data = UnpairedImages(ToyShoes("drawing", 4), ToyShoes("photo", 4, 9), crop_size=None, image_size=None)
+    with pytest.raises(UserError, match=r"data\.source has none: take data whose images are labelled"):
+        trainer(tmp_path).fit(module, data)

@@ -78,11 +78,17 @@ def test_shared_and_separate_fakes_have_the_same_gradients(kind: type[LatentTran
 
 
 @pytest.mark.parametrize(("kind", "options"), METHODS)
-@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
-def test_white_images_do_no_harm(kind: type[LatentTranslation], options: dict, precision: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("precision", "colour"),
+    [("32-true", (1, 1, 1)), ("bf16-mixed", (1, 1, 1)), ("32-true", (1, -1, -1)), ("32-true", (1, 1, 0.992))],
+)
+def test_images_of_one_colour_do_no_harm(
+    kind: type[LatentTranslation], options: dict, precision: Any, colour: tuple, tmp_path: Path
+) -> None:
     module = built(kind, **{**options, "max_iters": 4})
     before = deepcopy(module.state_dict())
-    white = {domain: {"image": torch.ones(2, 3, 32, 32)} for domain in ("source", "target")}
+    plain = torch.tensor(colour).float()[:, None, None].expand(2, 3, 32, 32)
+    white = {domain: {"image": plain.clone()} for domain in ("source", "target")}
     fit = trainer(tmp_path, precision=precision)
     fit.fit(module, loader(white, white, white, images()))
     for name, parameter in module.named_parameters():
@@ -120,10 +126,13 @@ def test_terms_without_weight_are_not_computed() -> None:
     assert {name.rpartition("_")[0] for name in generator} == {"adversarial", "reconstruction", "kl"}
 
 
-@pytest.mark.parametrize("shapes", [((2, 32, 32), (1, 32, 32)), ((2, 30, 32), (2, 30, 32))])
-def test_images_that_cannot_be_trained_on(shapes: tuple) -> None:
+@pytest.mark.parametrize(
+    ("shapes", "message"),
+    [(((2, 32, 32), (1, 32, 32)), "as many source as"), (((2, 30, 32), (2, 30, 32)), "multiples of 4, .* 30x32")],
+)
+def test_images_that_cannot_be_trained_on(shapes: tuple, message: str) -> None:
     source, target = (torch.zeros(n, 3, h, w) for n, h, w in shapes)
-    with pytest.raises(UserError, match="multiples of 4"):
+    with pytest.raises(UserError, match=message):
         next(built(UNIT).updates({"source": {"image": source}, "target": {"image": target}}))
 
 

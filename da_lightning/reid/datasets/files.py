@@ -51,13 +51,16 @@ class PersonFiles(PersonDataset):
                 len(files),
                 files[0].path,
             )
-        if copies := same_content(self.files):
-            log.warning(
-                "%d images occur twice, the first is %s, the same as %s: remove one of each.",
-                len(copies),
-                copies[0][1].path,
-                copies[0][0].path,
-            )
+        copies = same_content(self.files)
+        for are_two, remedy in ((False, "remove one of each"), (True, "labelled as two persons: remove the wrong one")):
+            if these := [group for group in copies if (len({file.person for file in group}) > 1) == are_two]:
+                log.warning(
+                    "%d images occur twice, the first is %s, the same as %s: %s.",
+                    len(these),
+                    these[0][1].path,
+                    these[0][0].path,
+                    remedy,
+                )
 
     def __len__(self) -> int:
         return len(self.files)
@@ -72,15 +75,15 @@ class PersonFiles(PersonDataset):
 
 
 def same_content(files: Sequence[PersonFile]) -> list[tuple[PersonFile, ...]]:
-    """Groups of files of one known person that are equal byte for byte; only those of one size are read."""
+    """Groups of files that are equal byte for byte, junk and distractors aside; only those of one size are read."""
     sizes = defaultdict(list)
     for file in files:
-        if file.person is not None and file.person > DISTRACTOR:
-            sizes[file.person, file.path.stat().st_size].append(file)
+        if file.person is None or file.person > DISTRACTOR:
+            sizes[file.path.stat().st_size].append(file)
     contents = defaultdict(list)
-    for (person, size), candidates in sizes.items():
+    for size, candidates in sizes.items():
         for file in candidates if len(candidates) > 1 else ():
-            contents[person, size, blake2b(file.path.read_bytes()).digest()].append(file)
+            contents[size, blake2b(file.path.read_bytes()).digest()].append(file)
     return [tuple(group) for group in contents.values() if len(group) > 1]
 
 

@@ -43,8 +43,10 @@ class Player:
 class NotFiniteError(UserError):
     """A loss term or a weight became NaN or infinite; the message names it and the iteration."""
 
-
-_REMEDY = "the last checkpoint is from before; lower the learning rate, clip gradients or raise the precision."
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            f"{what}: the last checkpoint is from before; lower the learning rate, clip gradients or raise the precision."
+        )
 
 
 class AdaptationModule(L.LightningModule):
@@ -172,19 +174,15 @@ class AdaptationModule(L.LightningModule):
         if self.trainer.strategy.reduce_boolean_decision(bool(finite.all()), all=True):
             return
         broken = [name for name, ok in zip(terms, finite.tolist(), strict=True) if not ok] or ["a term on another rank"]
-        raise NotFiniteError(
-            f"train/{player}/{', '.join(broken)} is not finite at iteration {self.iteration}: {_REMEDY}"
-        )
+        raise NotFiniteError(f"train/{player}/{', '.join(broken)} is not finite at iteration {self.iteration}")
 
     def _check_weights(self) -> None:
         """A gradient can be NaN where its loss is not: no checkpoint may hold what it makes of the weights."""
         broken = [name for name, parameter in self.named_parameters() if not parameter.isfinite().all()]
         if not broken if self._trainer is None else self.trainer.strategy.reduce_boolean_decision(not broken, all=True):
             return
-        raise NotFiniteError(
-            f"{broken[0] if broken else 'A weight on another rank'} is not finite after iteration {self.iteration}, "
-            f"for a gradient was not: {_REMEDY}"
-        )
+        what = broken[0] if broken else "A weight on another rank"
+        raise NotFiniteError(f"{what} is not finite after iteration {self.iteration}, for a gradient was not")
 
     def _log_terms(self, player: str, terms: dict[str, Term], loss: Tensor) -> None:
         values = {f"train/{player}/{name}": term.value.detach() for name, term in terms.items()}

@@ -1,5 +1,6 @@
 """What all translation methods share: translating any image, test scores, pictures."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -11,6 +12,8 @@ from da_lightning.seeds import mixed_seed
 from da_lightning.training.exportable import Exportable
 from da_lightning.training.module import AdversarialModule
 from da_lightning.translation.metrics import INPUTS, PAIRS, DomainScores, Metric, metric_networks, score_name
+
+log = logging.getLogger(__name__)
 
 Domain = Literal["source", "target"]
 DOMAINS: tuple[Domain, Domain] = ("source", "target")
@@ -155,6 +158,9 @@ class TranslationModule(AdversarialModule):
                 f"method.metrics={wanted} need two images at least in each of data.tests.source and data.tests.target: "
                 "add some, or set method.metrics=null."
             )
+        fewest = min((len(test) for test in tests.values()), default=INPUTS)
+        if "lpips" in wanted and fewest < INPUTS:
+            log.warning("LPIPS diversity is by definition that of %d inputs; the tests have %d.", INPUTS, fewest)
         if wanted and not self._networks:
             self._networks = metric_networks(wanted, *self._compared_by)
 

@@ -45,7 +45,8 @@ class NotFiniteError(UserError):
 
     def __init__(self, what: str) -> None:
         super().__init__(
-            f"{what}: the last checkpoint is from before; lower the learning rate, clip gradients or raise the precision."
+            f"{what}: the last checkpoint is from before; lower the learning rate, clip gradients or raise the "
+            "precision."
         )
 
 

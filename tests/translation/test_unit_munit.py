@@ -98,6 +98,17 @@ def test_images_of_one_colour_do_no_harm(
     assert max(squares) < 1e6  # a single gradient of 1e14 would stop Adam for a thousand iterations
 
 
+def test_noise_on_images_of_one_colour_is_that_of_the_iteration() -> None:
+    module = built(UNIT).train()
+    noisy = []
+    for seed in range(2):  # a resumed run comes here with another state of the global generator
+        torch.manual_seed(seed)
+        batch = {domain: {"image": torch.ones(2, 3, 8, 8)} for domain in ("source", "target")}
+        noisy.append(module.on_after_batch_transfer(batch, 0))
+    assert torch.equal(noisy[0]["source"]["image"], noisy[1]["source"]["image"])
+    assert not torch.equal(noisy[0]["source"]["image"], noisy[0]["target"]["image"])
+
+
 @pytest.mark.parametrize("kind", [UNIT, MUNIT])
 def test_translation(kind: type[LatentTranslation]) -> None:
     module, image = built(kind).eval(), images(size=30)["source"]["image"]

@@ -3,6 +3,7 @@
 import logging
 from collections import defaultdict
 from collections.abc import Sequence
+from functools import lru_cache
 from hashlib import blake2b
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -51,7 +52,7 @@ class PersonFiles(PersonDataset):
                 len(files),
                 files[0].path,
             )
-        copies = same_content(self.files)
+        copies = same_content(tuple(self.files))
         for are_two, remedy in ((False, "remove one of each"), (True, "labelled as two persons: remove the wrong one")):
             if these := [group for group in copies if (len({file.person for file in group}) > 1) == are_two]:
                 log.warning(
@@ -74,7 +75,8 @@ class PersonFiles(PersonDataset):
         return item | {"person": file.person} if self.labelled else item
 
 
-def same_content(files: Sequence[PersonFile]) -> list[tuple[PersonFile, ...]]:
+@lru_cache(maxsize=16)  # stages build a set again and again
+def same_content(files: tuple[PersonFile, ...]) -> list[tuple[PersonFile, ...]]:
     """Groups of files that are equal byte for byte, junk and distractors aside; only those of one size are read."""
     sizes = defaultdict(list)
     for file in files:

@@ -109,7 +109,7 @@ def _diagnosis(query: PersonDataset, gallery: PersonDataset, absent: list[int]) 
 
 def _check_copies(query: PersonFiles, gallery: PersonFiles) -> None:
     queries = {file.path for file in query.files}
-    for group in same_content([*query.files, *gallery.files]):
+    for group in same_content((*query.files, *gallery.files)):
         asked = [file for file in group if file.path in queries]
         for one in asked:
             for other in group:

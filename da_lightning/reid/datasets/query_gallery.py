@@ -113,7 +113,7 @@ def _check_copies(query: PersonFiles, gallery: PersonFiles) -> None:
         asked = [file for file in group if file.path in queries]
         for one in asked:
             for other in group:
-                if other.path not in queries and other.camera != one.camera:
+                if other.path not in queries and other.person == one.person and other.camera != one.camera:
                     raise DataError(
                         f"{other.path} in the gallery is the query {one.path} itself, said to be of another camera: "
                         "remove one of them."

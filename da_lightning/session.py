@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 import time
 import warnings
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 
 from da_lightning.config.build import build
+from da_lightning.config.sweeps import is_first_process
 from da_lightning.data.fingerprints import fingerprints
 from da_lightning.errors import UserError
 from da_lightning.report import leave_report
@@ -59,7 +61,7 @@ def train_and_test(cfg: DictConfig, run_dir: Path, method: str, data_name: str) 
     if checkpoint:
         check_resumable(checkpoint, content, module, is_averaged=bool(cfg.callbacks.get("ema")))
     del content  # as large as the network and its optimisers together
-    (run_dir / "metrics.json").unlink(missing_ok=True)  # of an earlier run in this folder
+    _clear(run_dir, keep_training=checkpoint is not None)
     known = {"method": method, "data": data_name, "versions": versions()}
     if cfg.logger:
         known["samples"] = fingerprints(data)
@@ -97,6 +99,8 @@ def train_and_test(cfg: DictConfig, run_dir: Path, method: str, data_name: str) 
                 if isinstance(logger, MediaLogger):
                     logger.log_summary(summary)
             leave_report(run_dir)
+    if cfg.objective and scores and cfg.objective not in scores:
+        raise UserError(f"objective={cfg.objective} is none of the run's scores: give one of {', '.join(scores)}.")
     return scores.get(objective) if objective else None
 
 
@@ -119,6 +123,14 @@ def _quieten_lightning() -> None:
         ".*Detected call of `lr_scheduler.step\\(\\)` before `optimizer.step\\(\\)`.*",  # a player yet to begin
     ):
         warnings.filterwarnings("ignore", message=message)
+
+
+def _clear(run_dir: Path, keep_training: bool) -> None:
+    """Remove what an earlier run in this folder has left and this one would take for its own."""
+    (run_dir / "metrics.json").unlink(missing_ok=True)
+    if not keep_training and is_first_process():
+        (run_dir / "checkpoints" / "source_only.ckpt").unlink(missing_ok=True)
+        shutil.rmtree(run_dir / "pseudo_labels", ignore_errors=True)
 
 
 def _checkpoint_to_resume(cfg: DictConfig, run_dir: Path) -> str | None:
@@ -172,6 +184,11 @@ def _trainer(
         if isinstance(callback, L.callbacks.ModelCheckpoint):
             callback.dirpath = str(run_dir / "checkpoints")
     options = cfg.trainer
+    if options.get("max_epochs", -1) != -1:
+        raise UserError(
+            f"trainer.max_epochs={options.max_epochs} has no effect, as trainings end after method.max_iters batches: "
+            "set that instead."
+        )
     strategy = resolve_strategy(options.strategy, module, options.accelerator, options.devices, options.num_nodes)
     node = cast(DictConfig, OmegaConf.merge(options, {"strategy": strategy}))
     try:
@@ -187,7 +204,7 @@ def _loggers(cfg: DictConfig, run_dir: Path, known: dict[str, Any], is_resumed: 
     Args:
         known: What is recorded with the configuration.
     """
-    if is_resumed and (run_dir / "metrics.csv").is_file():
+    if is_resumed and (run_dir / "metrics.csv").is_file() and is_first_process():
         # The logger starts a new file; what the run logged before stays under the number of the attempt.
         earlier = len(list(run_dir.glob("metrics.*.csv")))
         (run_dir / "metrics.csv").rename(run_dir / f"metrics.{earlier}.csv")

@@ -232,6 +232,17 @@ def test_tensorboard_works_or_is_named_as_missing(tmp_path: Path) -> None:
             train_and_test(cfg, tmp_path, "source_only", "toy_streets")
 
 
+@pytest.mark.usefixtures("_settings_restored")
+def test_settings_without_effect_are_told(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"trainer\.max_epochs=5 has no effect.*method\.max_iters"):
+        train_and_test(composed(*SOURCE_ONLY, "trainer.max_epochs=5"), tmp_path, "source_only", "toy_streets")
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "source_only.ckpt").touch()  # of an earlier run in this folder, not of this one
+    with pytest.raises(UserError, match="objective=target/mIoU is none of the run's scores: give one of .*target/miou"):
+        train_and_test(composed(*SOURCE_ONLY, "objective=target/mIoU"), tmp_path, "source_only", "toy_streets")
+    assert not any("source_only/" in name for name in json.loads((tmp_path / "metrics.json").read_text())["test"])
+
+
 def test_trainer_options_that_contradict_each_other_are_told_in_a_sentence(tmp_path: Path) -> None:
     options = [*tiny("segmentation_source_only"), "+trainer.gradient_clip_val=1.0"]
     assert "trainer: " in refused(command(options, tmp_path))

@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 
@@ -14,7 +16,13 @@ def unfinished_stamp(arguments: Sequence[str], root: Path = Path()) -> str | Non
     """
     if "resume=auto" not in arguments:
         return None
-    wanted = {a for a in arguments if "=" in a and not a.startswith(("resume=", "-"))}
+    words = [argument for argument in arguments if not argument.startswith("-") and argument != "resume=auto"]
+    try:
+        overrides = OverridesParser.create().parse_overrides(words)
+    except HydraException:  # Hydra will tell
+        return None
+    # As Hydra records them: without those of its own options.
+    wanted = {override.input_line for override in overrides if not override.is_hydra_override()}
     is_sweep = "-m" in arguments or "--multirun" in arguments
     candidates = _sweeps(root) if is_sweep else _runs(root)
     matching = [folder for folder, overrides in candidates if {o for o in overrides if o != "resume=auto"} == wanted]

@@ -78,7 +78,7 @@ class Sweep(Callback):
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Print the table and write ``sweep.csv``; jobs that failed are named, and the command has failed."""
-        if not _is_first_process():
+        if not is_first_process():
             return
         folder = Path(config.hydra.sweep.dir)
         jobs = read_jobs(folder)
@@ -109,7 +109,7 @@ def job_of_sweep(cfg: DictConfig) -> Iterator[None]:
         yield
         return
     note = Path(hydra_cfg.runtime.output_dir) / "error.txt"
-    if _is_first_process():
+    if is_first_process():
         note.unlink(missing_ok=True)  # of an earlier attempt
     launcher = hydra_cfg.launcher._target_.rpartition(".")[2]
     if launcher in SIDE_BY_SIDE:
@@ -123,7 +123,7 @@ def job_of_sweep(cfg: DictConfig) -> Iterator[None]:
             log.error("%s", error)
         else:
             log.exception("Job %s failed.", note.parent.name)
-        if _is_first_process():
+        if is_first_process():
             note.write_text(f"{error if isinstance(error, CompactHydraException) else repr(error)}\n")
 
 
@@ -226,7 +226,8 @@ def _rounded(value: str) -> str:
     return f"{float(value):.4g}" if re.fullmatch(r"-?\d+\.\d+(e-?\d+)?", value) else value
 
 
-def _is_first_process() -> bool:
+def is_first_process() -> bool:
+    """Whether no launcher, of torch or of a cluster, says that this is another rank than the first."""
     return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
 
 

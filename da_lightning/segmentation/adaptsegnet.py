@@ -1,11 +1,13 @@
 """AdaptSegNet: Learning to Adapt Structured Output Space for Semantic Segmentation (Tsai et al., CVPR 2018)."""
 
+import logging
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 import lightning.pytorch as L
 from torch import Tensor, nn
 
+from da_lightning.errors import UserError
 from da_lightning.segmentation.losses import upsampled
 from da_lightning.segmentation.module import SegmentationModule
 from da_lightning.segmentation.networks.discriminator import OutputDiscriminator
@@ -13,6 +15,8 @@ from da_lightning.training.callbacks import KeepSourceOnly
 from da_lightning.training.losses import Gan, gan_loss
 from da_lightning.training.module import AdversarialModule, Player, Term, frozen
 from da_lightning.training.optimizers import poly
+
+log = logging.getLogger(__name__)
 
 SOURCE, TARGET = 0.0, 1.0
 """What a discriminator calls the two domains, as in the official code."""
@@ -56,7 +60,13 @@ class AdaptSegNet(AdversarialModule, SegmentationModule):
         self.discriminator_optimizer, self.gan = discriminator_optimizer, gan
         self.adversarial_weights = adversarial_weights[:levels]
         self.source_iters, self.adaptation_lr_factor = source_iters, adaptation_lr_factor
-        self.horizon = horizon or self.max_iters - source_iters
+        if source_iters >= self.max_iters:
+            log.warning(
+                "method.source_iters=%d leaves nothing of method.max_iters=%d to adapt in: raise the latter.",
+                source_iters,
+                self.max_iters,
+            )
+        self.horizon = horizon or max(1, self.max_iters - source_iters)
         self.discriminators = nn.ModuleList(
             OutputDiscriminator(len(self.classes), discriminator_width) for _ in self.adversarial_weights
         )
@@ -78,11 +88,16 @@ class AdaptSegNet(AdversarialModule, SegmentationModule):
 
     def updates(self, batch: dict[str, dict[str, Tensor]]) -> Iterator[tuple[str, dict[str, Term]]]:
         source, target = batch["source"], batch["target"]
+        source_levels = self.network(source["image"])
+        if len(source_levels) < len(self.adversarial_weights):
+            raise UserError(
+                "method.levels=2 adapts an auxiliary output, which this network has not: set method.levels=1, or "
+                "method.network.multi_level=true."
+            )
         if self.iteration < self.source_iters:
-            yield "segmenter", self.supervised(self.network(source["image"]), source["label"])
+            yield "segmenter", self.supervised(source_levels, source["label"])
             return
         # Two forward passes: with live batch-norm statistics one joint pass would be another method.
-        source_levels = self.network(source["image"])
         target_levels = self.network(target["image"])
         source_maps = self._maps(source_levels, source["image"])
         target_maps = self._maps(target_levels, target["image"])

@@ -14,11 +14,13 @@ from typing import Any, Literal, cast
 
 import lightning.pytorch as L
 import torch
+from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor
 from torch.optim.swa_utils import update_bn
 from torchvision.io import ImageReadMode, decode_image, write_png
 from torchvision.utils import save_image
 
+from da_lightning.arguments import Share
 from da_lightning.errors import CheckpointError, UserError
 from da_lightning.segmentation.data import SegmentationDataModule
 from da_lightning.segmentation.losses import upsampled
@@ -66,9 +68,9 @@ class SelfTrainedSegmenter(SourceOnly):
 
     def __init__(
         self,
-        source_iters: int,
-        rounds: int,
-        iters_per_round: int,
+        source_iters: NonNegativeInt,
+        rounds: NonNegativeInt,
+        iters_per_round: PositiveInt,
         round_lr_factor: float = 1.0,
         round_lr_decay: float = 0.5**0.5,
         policy: Policy = "class_balanced",
@@ -79,8 +81,8 @@ class SelfTrainedSegmenter(SourceOnly):
         source_share: float = 1.0,
         source_share_step: float = 0.0,
         max_source_share: float = 1.0,
-        mining_chance: float = 0.8,
-        threshold_stride: int = 1,
+        mining_chance: Share = 0.8,
+        threshold_stride: PositiveInt = 1,
         flip_average: bool = True,
         target_statistics: bool = False,
         max_iters: int | None = None,
@@ -89,6 +91,11 @@ class SelfTrainedSegmenter(SourceOnly):
         planned = source_iters + rounds * iters_per_round
         super().__init__(max_iters=min(planned, max_iters or planned), **options)
         self.save_hyperparameters()
+        if target_statistics and getattr(self.network, "bn_stats", None) == "frozen":
+            raise UserError(
+                "method.target_statistics=true would write the target's statistics over those of a network whose batch "
+                "norm is frozen: set it to false, or method.network.bn_stats=batch."
+            )
         self.source_iters, self.iters_per_round = source_iters, iters_per_round
         self.round_lr_factor, self.round_lr_decay = round_lr_factor, round_lr_decay
         self.self_training = SelfTraining(
@@ -171,6 +178,10 @@ class SelfTraining(L.Callback):
                     raise UserError(
                         f"method.{key}={value} is not a share: give a number above 0 and up to 1, e.g. 0.2."
                     )
+            if first > bound:
+                raise UserError(
+                    f"method.{name}={first} is above method.max_{name}={bound}, which would cut it: raise that, too."
+                )
         self.rounds, self.policy, self.portions, self.source_shares = rounds, policy, portions, source_shares
         self.use_spatial_prior, self.mining_chance = use_spatial_prior, mining_chance
         self.threshold_stride, self.flip_average = threshold_stride, flip_average
@@ -194,7 +205,17 @@ class SelfTraining(L.Callback):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if stage == "fit":
-            self._align_epochs(_datamodule(trainer), cast(SelfTrainedSegmenter, pl_module))
+            data = _datamodule(trainer)
+            source, target = (
+                view.augment.crop_size or tuple(view.size) for view in (data.source_view, data.target_view)
+            )
+            if tuple(source) != tuple(target):
+                raise UserError(
+                    "Self-training joins source and target images in one batch, but whole ones are "
+                    f"{source[0]}x{source[1]} and {target[0]}x{target[1]}: set data.crop_size, to "
+                    f"[{min(source[0], target[0])},{min(source[1], target[1])}] at most."
+                )
+            self._align_epochs(data, cast(SelfTrainedSegmenter, pl_module))
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         # Not at an epoch's start: the loader's workers have copied the data set by then and would never see the labels.
@@ -220,6 +241,14 @@ class SelfTraining(L.Callback):
         longest = math.gcd(*phases)
         if data.iterations_per_epoch is None:
             data.iterations_per_epoch = longest
+            if 10 * longest < min(phases):
+                log.warning(
+                    "An epoch is %d iterations, all that divides method.source_iters=%d and method.iters_per_round=%d: "
+                    "choose lengths with a larger common divisor.",
+                    longest,
+                    module.source_iters,
+                    module.iters_per_round,
+                )
         elif longest % data.iterations_per_epoch:
             raise UserError(
                 f"data.iterations_per_epoch={data.iterations_per_epoch} must divide method.source_iters="
@@ -251,17 +280,21 @@ class SelfTraining(L.Callback):
 
     def _labels_of_resumed_round(self, trainer: L.Trainer) -> Path:
         """The round's labels, brought into this run's folder if the checkpoint comes from another."""
-        here = Path(trainer.default_root_dir) / "pseudo_labels" / f"round_{self.round}"
+        here = Path(trainer.default_root_dir).resolve() / "pseudo_labels" / f"round_{self.round}"
         there = Path(trainer.ckpt_path or "").resolve().parent.parent / "pseudo_labels" / here.name
-        if not here.is_dir():
+        if there != here or not here.is_dir():
             origin = next((folder for folder in (there, Path(self.folder)) if folder.is_dir()), None)
             if origin is None:
                 raise CheckpointError(
                     f"The checkpoint is from inside round {self.round}, whose pseudo labels were in {self.folder} "
                     "and are gone: put that folder back, or begin a new run with method.init_from=<the checkpoint>."
                 )
-            if trainer.is_global_zero:
-                shutil.copytree(origin, here)
+            if trainer.is_global_zero and origin.resolve() != here:
+                partial = here.with_suffix(".partial")
+                shutil.rmtree(partial, ignore_errors=True)
+                shutil.copytree(origin, partial)
+                shutil.rmtree(here, ignore_errors=True)
+                partial.rename(here)
         trainer.strategy.barrier()
         return here
 

@@ -147,14 +147,17 @@ class AdaptationModule(L.LightningModule):
         # Not at an epoch's start: a resumed run makes its loaders' iterators, which draw, at another moment.
         torch.manual_seed(mixed_seed(self.seed, self.iteration, self.global_rank))
         optimizers = dict(zip(self._players, _as_list(self.optimizers()), strict=True))
-        is_first = batch_idx % self.accumulate == 0
-        is_last = (batch_idx + 1) % self.accumulate == 0 or self.trainer.is_last_batch
+        # Groups of batches that make a step; the last of an epoch, and of the training, may be smaller.
+        place = batch_idx % self.accumulate
+        left = min(self.trainer.num_training_batches - batch_idx, self.max_iters - self.iteration)
+        group = min(self.accumulate, place + left)
+        is_first, is_last = place == 0, place + 1 == group or self.trainer.is_last_batch
         for name, terms in self.updates(batch):
             self._check_finite(name, terms)
             loss = torch.stack([term.weight * term.value.float() for term in terms.values()]).sum()
             if is_first:
                 optimizers[name].zero_grad()
-            self.manual_backward(loss / self.accumulate)
+            self.manual_backward(loss / group)
             if is_last:
                 optimizers[name].step()
                 optimizers[name].zero_grad()  # now, not at the next step: the other players need the memory

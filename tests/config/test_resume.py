@@ -40,6 +40,14 @@ def test_the_newest_unfinished_run_of_the_same_command(tmp_path: Path) -> None:
     assert unfinished_stamp(["method=unit", "resume=auto"], tmp_path) is None
 
 
+def test_options_of_hydra_itself_and_deletions(tmp_path: Path) -> None:
+    run(tmp_path, "1", COMMAND)  # Hydra keeps its own options apart
+    run(tmp_path, "2", [*COMMAND, "~method.network.multi_level"])
+    assert unfinished_stamp([*COMMAND, "hydra.verbose=true", "hydra/job_logging=none"], tmp_path) == "1"
+    assert unfinished_stamp([*COMMAND, "~method.network.multi_level"], tmp_path) == "2"
+    assert unfinished_stamp([*COMMAND, "not an override ["], tmp_path) is None
+
+
 def test_nothing_is_taken_up_without_being_asked(tmp_path: Path) -> None:
     run(tmp_path, "1", COMMAND[:2])
     assert unfinished_stamp(COMMAND[:2], tmp_path) is None

@@ -9,9 +9,10 @@ from typing import Any
 import lightning.pytorch as L
 import pytest
 import torch
-from tiny_runs import assert_same_training, built, command, run_folders, succeeded, tiny, trainer
+from tiny_runs import assert_same_training, built, command, composed, run_folders, succeeded, tiny, trainer
 from torchvision.io import ImageReadMode, decode_image
 
+from da_lightning.config.build import build
 from da_lightning.errors import UserError
 
 
@@ -65,6 +66,52 @@ def test_a_rounds_labels_reach_the_workers_from_its_first_batch_on(source_iters:
 def test_a_share_out_of_range_is_named(option: str, value: float) -> None:
     with pytest.raises(UserError, match=rf"^method\.{option}={value}"):
         built("cbst", f"method.{option}={value}")
+
+
+def test_settings_that_would_be_cut_or_do_harm_are_refused() -> None:
+    with pytest.raises(UserError, match=r"^method\.portion=0\.8 is above method\.max_portion=0\.5"):
+        built("cbst", "method.portion=0.8", "method.max_portion=0.5")
+    with pytest.raises(UserError, match=r"batch norm is frozen"):
+        frozen = ["network@method.network=deeplab_resnet18", "method.network.bn_stats=frozen"]
+        build(composed("method=cbst", *frozen, "method.network.pretrained=null").method, "method")
+
+
+def test_images_that_make_no_joint_batch_are_told_before_training(tmp_path: Path) -> None:
+    module, data = built("cbst", "data.target_image_size=[24,48]")
+    with pytest.raises(UserError, match=r"whole ones are .* and 24x48: set data\.crop_size"):
+        trainer(tmp_path).fit(module, data)
+
+
+def test_short_epochs_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    lengths = ["method.source_iters=11", "method.iters_per_round=12", "method.max_iters=1"]
+    module, data = built("cbst", *lengths, "data.iterations_per_epoch=null")
+    trainer(tmp_path).fit(module, data)
+    assert "An epoch is 1 iterations" in caplog.text
+
+
+def test_labels_of_the_checkpoints_own_run_are_those_used(tmp_path: Path) -> None:
+    lengths = [
+        "method.source_iters=0",
+        "method.iters_per_round=4",
+        "method.max_iters=null",
+        "data.iterations_per_epoch=2",
+    ]
+    module, data = built("cbst", *lengths)
+    trainer(tmp_path / "own").fit(module, data)
+    stale = tmp_path / "other" / "pseudo_labels" / "round_1"
+    shutil.copytree(tmp_path / "own" / "pseudo_labels" / "round_2", stale)
+    module, data = built("cbst", *lengths)
+    checkpoint = tmp_path / "own" / "checkpoints" / "epoch=0.ckpt"
+    trainer(tmp_path / "other").fit(module, data, ckpt_path=checkpoint, weights_only=True)
+    for file in stale.glob("*.png"):
+        assert file.read_bytes() == (tmp_path / "own" / "pseudo_labels" / "round_1" / file.name).read_bytes()
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_a_level_that_the_network_has_not_is_told(tmp_path: Path) -> None:
+    module, data = built("adaptsegnet", "method.network.multi_level=false")
+    with pytest.raises(UserError, match=r"method\.levels=2 adapts an auxiliary output, which this network has not"):
+        trainer(tmp_path).fit(module, data)
 
 
 def test_epochs_must_end_where_rounds_do(tmp_path: Path) -> None:

@@ -147,6 +147,15 @@ def test_two_batches_accumulated_equal_one_of_double_size(tmp_path: Path) -> Non
     torch.testing.assert_close(two.state_dict(), one.state_dict())
 
 
+def test_what_is_left_at_the_end_of_training_makes_a_step(tmp_path: Path) -> None:
+    content = batches(9)
+    inside, alone = Duel(max_iters=3, accumulate=2), Duel(max_iters=3, accumulate=2)
+    run = fit(inside, content, tmp_path / "inside")
+    fit(alone, content[:3], tmp_path / "alone")
+    assert run.global_step == 2 * 2
+    torch.testing.assert_close(inside.state_dict(), alone.state_dict())
+
+
 def test_what_is_left_at_the_epochs_end_makes_a_step(tmp_path: Path) -> None:
     content = batches(3)
     module, expected = Duel(max_iters=3, accumulate=2), Duel()
@@ -158,7 +167,7 @@ def test_what_is_left_at_the_epochs_end_makes_a_step(tmp_path: Path) -> None:
             optimizer.zero_grad()
         for batch in parts:
             for _, terms in expected.updates(batch):
-                (sum(term.weight * term.value for term in terms.values()) / 2).backward()
+                (sum(term.weight * term.value for term in terms.values()) / len(parts)).backward()
         for optimizer in optimizers:
             optimizer.step()
     torch.testing.assert_close(module.state_dict(), expected.state_dict())

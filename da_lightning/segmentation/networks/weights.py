@@ -13,6 +13,8 @@ from da_lightning.training.weights import counted, some_of, unwrapped_state_dict
 
 logger = logging.getLogger(__name__)
 
+_AUXILIARY = ("auxiliary.", "layer5.")
+
 
 def load_weights(network: nn.Module, path: str | Path, classes: Iterable[str] | None = None) -> None:
     """Load all weights of ``network``, from one of our checkpoints or an official AdaptSegNet file.
@@ -44,6 +46,10 @@ def load_weights(network: nn.Module, path: str | Path, classes: Iterable[str] | 
         )
     missing = [name for name in counted(own) if name not in state]
     surplus = [name for name in counted(state) if name not in own]
+    if surplus and not missing and not differing and all(name.startswith(_AUXILIARY) for name in surplus):
+        logger.info("The auxiliary head in %s is left out: the network here has none.", path)
+        state = {name: value for name, value in state.items() if name not in surplus}
+        surplus = []
     if missing or surplus or differing:
         raise CheckpointError(
             f"Expected the weights of {type(network).__name__} in {path}, but the names do not fit (missing: "

@@ -22,31 +22,27 @@ log = logging.getLogger(__name__)
 
 
 class StopAtIteration(L.Callback):
-    """Ends training after ``module.max_iters`` batches (Lightning's ``max_steps`` counts optimiser steps)."""
+    """Ends training after ``module.max_iters`` batches (Lightning's ``max_steps`` counts optimiser steps).
+
+    Args:
+        at_most: Or after so many, if they are fewer; that reaches stages, whose ``max_iters`` are their own.
+    """
+
+    def __init__(self, at_most: int | None = None) -> None:
+        self.at_most = at_most
+
+    def _length(self, module: L.LightningModule) -> int:
+        iterations = cast(AdaptationModule, module).max_iters
+        return iterations if self.at_most is None else min(iterations, self.at_most)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         # A number of epochs for the progress bar, in place of "Epoch 3/-2".
-        iterations = cast(AdaptationModule, pl_module).max_iters
-        trainer.fit_loop.max_epochs = math.ceil(iterations / int(trainer.num_training_batches))
+        trainer.fit_loop.max_epochs = math.ceil(self._length(pl_module) / int(trainer.num_training_batches))
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        module = cast(AdaptationModule, pl_module)
-        if module.iteration + 1 >= module.max_iters:
-            trainer.should_stop = True
-
-
-class StopAfter(L.Callback):
-    """Ends training after so many ``iterations``, whatever ``module.max_iters`` is: that of a stage, for one."""
-
-    def __init__(self, iterations: int) -> None:
-        self.iterations = iterations
-
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        if cast(AdaptationModule, pl_module).iteration + 1 >= self.iterations:
+        if cast(AdaptationModule, pl_module).iteration + 1 >= self._length(pl_module):
             trainer.should_stop = True
 
 

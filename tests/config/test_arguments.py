@@ -4,9 +4,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import pytest
+from tiny_runs import composed
 from torch import Tensor, nn
 
 from da_lightning.arguments import checked_arguments
+from da_lightning.config.build import build
 from da_lightning.errors import UserError
 from da_lightning.segmentation.source_only import SourceOnly
 
@@ -105,6 +107,26 @@ def test_options_of_the_base_classes_count() -> None:
     assert "method.sharpnes is not an option of OfOurs" in refusal(OfOurs, **PLAIN, sharpness=1, sharpnes=2)
     without = {key: value for key, value in PLAIN.items() if key != "max_iters"}
     assert refusal(OfOurs, **without).startswith("method.max_iters, method.sharpness must be set")
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("munit", {"lr_step": 0}),
+        ("unit", {"shared_layers": -1}),
+        ("munit", {"discriminator_scales": 0}),
+        ("stargan", {"critic_steps": 0}),
+        ("cyclegan", {"pool_size": -1}),
+        ("ecn", {"neighbours": -1}),
+        ("ecn", {"exemplar_weight": 1.5}),
+        ("reid_source_only", {"stripes": 0}),
+        ("cbst", {"iters_per_round": 0}),
+    ],
+)
+def test_numbers_out_of_range_are_refused(method: str, options: dict[str, Any]) -> None:
+    ((name, value),) = options.items()
+    with pytest.raises(UserError, match=rf"^method\.{name}={value} was refused: input should be "):
+        build(composed(f"method={method}", f"method.{name}={value}").method, "method")
 
 
 def test_what_other_packages_do_with_further_options_is_not_known() -> None:

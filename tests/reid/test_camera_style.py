@@ -8,10 +8,11 @@ import pytest
 import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from tiny_people import TinyPeople
-from tiny_runs import assert_same, assert_same_training, trainer
+from tiny_runs import assert_same, assert_same_training, composed, trainer
 from torch import Tensor
-from torchvision.io import read_image
+from torchvision.io import read_image, write_png
 
+from da_lightning.config.build import build
 from da_lightning.errors import DataError, UserError
 from da_lightning.reid.camera_style import (
     ByCamera,
@@ -230,3 +231,21 @@ def test_pairs_need_data_of_pairs(tmp_path: Path) -> None:
     data = UnpairedImages(*(TinyPeople(CAMERAS) for _ in range(2)), **DATA)
     with pytest.raises(UserError, match="data of two cameras, but found UnpairedImages"):
         trainer(tmp_path, WriteCameraPair()).fit(module, data)
+
+
+@pytest.mark.parametrize(
+    ("data", "options"),
+    [
+        ("person_cameras", ("root",)),
+        ("person_camera_pair", ("root", "cameras=[1,3]")),
+        ("person_images", ("source.root", "target.root")),
+    ],
+)
+def test_images_of_ones_own_have_their_data(data: str, options: tuple[str, ...], tmp_path: Path) -> None:
+    for number, camera in enumerate([1, 3, 1, 3]):
+        image = torch.full((3, 40, 20), 50 * number, dtype=torch.uint8)
+        write_png(image, str(tmp_path / f"hall_c{camera}_{number}.png"))
+    given = [f"data.{option}" if "=" in option else f"data.{option}={tmp_path}" for option in options]
+    pair = build(composed(f"data={data}", *given, "data.batch_size=2").data, "data")
+    assert len(pair.source_view) == (2 if data == "person_camera_pair" else 4)
+    assert pair.source_view[0, 0]["image"].shape == (3, *pair.source_view.augment.crop_size)

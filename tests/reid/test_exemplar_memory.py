@@ -74,11 +74,17 @@ def expected_loss_and_gradient(v: Tensor, index: Tensor, bank: Tensor, neighbour
 @pytest.mark.parametrize("visited", [SIZE, 3])
 def test_loss_and_gradient_are_those_of_the_dense_target(neighbourhood: bool, visited: int) -> None:
     memory, bank = filled(visited=visited)
-    v, index = batch(0, 8)
-    index %= visited
-    actual = loss_and_gradient(memory, v, index, neighbourhood)
-    expected = expected_loss_and_gradient(v, index, bank, neighbourhood)
-    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
+    close = 0
+    for seed in range(20):
+        v, index = batch(seed, 8)
+        index %= visited
+        actual = loss_and_gradient(memory, v, index, neighbourhood)
+        expected = expected_loss_and_gradient(v, index, bank, neighbourhood)
+        torch.testing.assert_close(actual[0], expected[0], rtol=1e-5, atol=1e-6)
+        # Beyond 1e-6 one draw in thirty is, by whatever product: its rounding is divided by beta.
+        torch.testing.assert_close(actual[1], expected[1], rtol=1e-5, atol=3e-6)
+        close += torch.allclose(actual[1], expected[1], rtol=1e-5, atol=1e-6)
+    assert close >= 18
 
 
 def test_gradient_against_finite_differences_and_scaled_losses() -> None:

@@ -350,6 +350,9 @@ def test_missing_surplus_and_misshapen_entries_are_named_at_once(tmp_path: Path)
     named = r"missing: layer2\.1\.conv1\.weight; surplus: layer7\.weight; of another shape: conv1\.weight"
     with pytest.raises(CheckpointError, match=named):
         load_weights(small(), tmp_path / "weights.pth")
+    torch.save(official(small()) | {f"layer{n}.weight": torch.zeros(1) for n in range(7, 15)}, tmp_path / "weights.pth")
+    with pytest.raises(CheckpointError, match=r"surplus: layer7\.weight.* and 2 more"):
+        load_weights(small(), tmp_path / "weights.pth")
 
 
 def test_an_auxiliary_head_is_left_out_where_there_is_none(tmp_path: Path) -> None:

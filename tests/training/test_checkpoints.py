@@ -23,6 +23,12 @@ def test_plain_values_are_read(tmp_path: Path) -> None:
     assert torch.equal(content["state_dict"]["w"], torch.ones(2))
 
 
+def test_other_kinds_of_files_are_no_checkpoints(tmp_path: Path) -> None:
+    for name, text in (("hparams.yaml", "method: cbst\nseed: 0\n"), ("a.csv", "epoch,step\n1,2\n"), ("b.json", "{}")):
+        (tmp_path / name).write_text(text)
+        refusal(tmp_path / name)
+
+
 def test_code_in_a_checkpoint_is_not_run(tmp_path: Path) -> None:
     class Trap:
         def __reduce__(self):

@@ -156,6 +156,13 @@ def test_diversity_is_that_of_pairs_of_translations_of_one_input(
     assert computed["source/lpips_diversity"] == pytest.approx(differences[3:].mean().item(), rel=1e-5)
 
 
+def test_diversity_of_fewer_inputs_says_so(
+    networks: dict[str, nn.Module], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    scores(Tint(style_dim=3, metrics=["lpips"]), tmp_path, {"source": 2, "target": 2})
+    assert "that of 100 inputs; the tests have 2" in caplog.text
+
+
 def test_scores_depend_on_the_seed_alone(networks: dict[str, nn.Module], tmp_path: Path) -> None:
     def run(seed: int, *callbacks: L.Callback) -> dict[str, float]:
         torch.manual_seed(len(callbacks))

@@ -18,7 +18,7 @@ from tiny_runs import composed
 
 from da_lightning.config import CONF_DIR
 from da_lightning.config.build import build
-from da_lightning.errors import DataError
+from da_lightning.errors import DataError, UserError
 
 COUNT = 130  # digits in each set: the largest batch of any pair
 IMAGES = 6
@@ -164,6 +164,11 @@ def test_a_pair_is_fetched(tmp_path, monkeypatch):
         check(build(composed(*options, "data.download=true").data, "data"), 1, (256, 256))
         server.shutdown()
     check(build(composed(*options).data, "data"), 1, (256, 256))
+
+
+def test_a_pair_without_a_link_says_so():
+    with pytest.raises(UserError, match="no official link to fetch it from"):
+        build(composed("data=toy_shoes", "data.download=true").data, "data")
 
 
 def test_links_are_official():

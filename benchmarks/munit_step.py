@@ -3,7 +3,7 @@
 The plain way makes a forward pass of its own for the discriminators, keeps its graph, computes every gradient, decodes
 one code at a time and convolves at the high resolution.
 
-python -m benchmarks.munit_step [repetitions] [size] [width] [float32|bfloat16]
+python -m benchmarks.munit_step [repetitions] [size] [width]
 """
 
 import resource
@@ -243,17 +243,17 @@ def main() -> None:
     table = Table(
         title=f"A step at {size}x{size}, batch 1, width {width}, fastest of {repetitions}", title_justify="left"
     )
-    for column in ("method", "precision", "plain s", "ours s", "ratio", "plain MB", "ours MB"):
+    for column in ("method", "way", "precision", "s", "of plain float32", "MB"):
         table.add_column(column, justify="right")
-    for precision in [given[3]] if 3 in given else ["float32", "bfloat16"]:
-        for method in ("munit", "unit"):
-            ways = [Process(way, method, size, width, getattr(torch, precision)) for way in ("plain", "ours")]
-            steps = [[way.step() for way in ways] for _ in range(repetitions + 1)][1:]  # the first chooses kernels
-            for way in ways:
-                way.pool.terminate()
-            plain, ours = (min(step[way][0] for step in steps) for way in (0, 1))
-            memory = [f"{peak:.0f}" for _, peak in steps[-1]]
-            table.add_row(method, precision, f"{plain:.2f}", f"{ours:.2f}", f"{ours / plain:.2f}", *memory)
+    for method in ("munit", "unit"):
+        kinds = [(way, precision) for precision in ("float32", "bfloat16") for way in ("plain", "ours")]
+        ways = [Process(way, method, size, width, getattr(torch, precision)) for way, precision in kinds]
+        steps = [[way.step() for way in ways] for _ in range(repetitions + 1)][1:]  # the first chooses kernels
+        for way in ways:
+            way.pool.terminate()
+        seconds = [min(step[way][0] for step in steps) for way in range(len(ways))]
+        for kind, fastest, (_, peak) in zip(kinds, seconds, steps[-1], strict=True):
+            table.add_row(method, *kind, f"{fastest:.2f}", f"{fastest / seconds[0]:.2f}", f"{peak:.0f}")
     Console().print(table)
 
 

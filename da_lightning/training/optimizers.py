@@ -1,10 +1,10 @@
 """Optimisers and schedules from plain numbers, which a checkpoint can hold."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from da_lightning.arguments import checked_arguments
 from da_lightning.errors import UserError
@@ -29,7 +29,42 @@ def make_optimizer(
         raise UserError(f"method.*.name={name} is no optimiser of torch.optim: use SGD, Adam, AdamW, ...")
     checked_arguments(kind, {"params": [], **options}, f"the {name} optimiser")
     lr = options.pop("lr")
-    return kind([{"params": p, "lr": lr * factor} for factor, p in groups if p], **options)
+    optimizer = kind([{"params": p, "lr": lr * factor} for factor, p in groups if p], **options)
+    if options.get("fused"):
+        optimizer.register_step_pre_hook(_lay_as_weights)
+        if isinstance(optimizer, torch.optim.Adam):  # SGD would lay its momentum as the gradient seems to lie
+            optimizer.register_step_pre_hook(_show_contiguous)
+            optimizer.register_step_post_hook(_show_as_weights)
+    return optimizer
+
+
+def _lay_as_weights(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    """Fused steps take all tensors as they lie in memory: moments of another layout, from a checkpoint, too."""
+    for weight, gradient in _gradients(optimizer):
+        if gradient.stride() != weight.stride():
+            weight.grad = torch.empty_like(weight).copy_(gradient)
+        state = optimizer.state[weight]
+        for name, value in state.items():
+            if isinstance(value, Tensor) and value.shape == weight.shape and value.stride() != weight.stride():
+                state[name] = torch.empty_like(weight).copy_(value)
+
+
+def _show_contiguous(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    """On CPUs a gradient that is not contiguous would be copied, and the copy not looked at."""
+    for weight, gradient in _gradients(optimizer):
+        weight.grad = gradient.as_strided(weight.shape, torch.empty(weight.shape, device="meta").stride())
+
+
+def _show_as_weights(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    for weight, gradient in _gradients(optimizer):
+        weight.grad = gradient.as_strided(weight.shape, weight.stride())
+
+
+def _gradients(optimizer: torch.optim.Optimizer) -> Iterator[tuple[Tensor, Tensor]]:
+    for group in optimizer.param_groups:
+        for weight in group["params"]:
+            if weight.grad is not None:
+                yield weight, weight.grad
 
 
 def poly(iteration: int, horizon: int, power: float = 0.9) -> float:

@@ -2,20 +2,25 @@
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.profiler import ProfilerActivity, profile
 
 from da_lightning.errors import UserError
 from da_lightning.translation.cyclegan import CycleGAN
 from da_lightning.translation.networks.blocks import (
     Additive,
+    ConvBlock,
     LayerNorm,
     ReflectConv,
+    ReflectConvToFew,
+    ResidualBlock,
     UpsampleConv,
     initialise,
     instance_norm,
 )
 from da_lightning.translation.networks.discriminators import MultiScaleDiscriminator
+from da_lightning.translation.networks.unit import UNITGenerator
 from da_lightning.translation.stargan import StarGAN
 
 
@@ -41,10 +46,11 @@ def test_folded_upsampling_equals_the_plain_one(size: tuple[int, int], layout: t
     torch.testing.assert_close(gradients(conv(x), *inputs), gradients(expected, *inputs))
 
 
-def test_reflect_padding_that_is_not_kept_has_the_gradients_of_torchs_own() -> None:
+@pytest.mark.parametrize(("kind", "shape"), [(ReflectConv, (4, 2, 1)), (ReflectConvToFew, (5, 1, 2))])
+def test_reflected_convolutions_have_the_gradients_of_torchs_own(kind: type[ReflectConv], shape: tuple) -> None:
     torch.manual_seed(0)
-    ours = ReflectConv(2, 3, 4, 2, 1, padding_mode="reflect").double()
-    theirs = torch.nn.Conv2d(2, 3, 4, 2, 1, padding_mode="reflect").double()
+    ours = kind(2, 3, *shape, padding_mode="reflect").double()
+    theirs = torch.nn.Conv2d(2, 3, *shape, padding_mode="reflect").double()
     theirs.load_state_dict(ours.state_dict())
     x = torch.randn(2, 2, 6, 8, dtype=torch.double, requires_grad=True)
     found, expected = ours(x), theirs(x)
@@ -79,6 +85,16 @@ def test_layer_norm_is_the_official_one() -> None:
     torch.testing.assert_close(gradients(norm(x), *inputs), gradients(expected, *inputs))
 
 
+def test_gradient_of_a_bfloat16_layer_norm_is_computed_in_float32() -> None:
+    generator = torch.Generator().manual_seed(0)
+    norm, x = LayerNorm(4), torch.randn(2, 4, 32, 32, generator=generator).bfloat16().requires_grad_()
+    wide = x.detach().float().requires_grad_()
+    found, expected = gradients(norm(x), x, *norm.parameters()), gradients(norm(wide), wide, *norm.parameters())
+    assert [g.dtype for g in found] == [torch.bfloat16, torch.float32, torch.float32]
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one.float(), other, rtol=0.01, atol=0.01 * other.abs().max().item())
+
+
 def test_layer_norm_of_a_constant_has_a_finite_gradient() -> None:
     x = torch.ones(1, 2, 4, 4, requires_grad=True)
     (gradient,) = gradients(LayerNorm(2)(x), x)
@@ -86,16 +102,41 @@ def test_layer_norm_of_a_constant_has_a_finite_gradient() -> None:
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_adaptive_instance_norm_takes_the_shift_first(layout: torch.memory_format) -> None:
+@pytest.mark.parametrize("shape", [(2, 3, 5, 4), (2, 16, 64, 64)])  # either side of where the kernel changes
+def test_adaptive_instance_norm_takes_the_shift_first(shape: tuple[int, ...], layout: torch.memory_format) -> None:
     torch.manual_seed(0)
-    x = torch.randn(2, 3, 5, 4, dtype=torch.double).to(memory_format=layout).requires_grad_()
-    affine = torch.randn(2, 2, 3, dtype=torch.double, requires_grad=True)
+    x = torch.randn(shape, dtype=torch.double).to(memory_format=layout).requires_grad_()
+    affine = torch.randn(2, 2, shape[1], dtype=torch.double, requires_grad=True)
     shift, scale = affine[:, 0, :, None, None], affine[:, 1, :, None, None]
     for given, expected in ((None, F.instance_norm(x)), (affine, F.instance_norm(x) * scale + shift)):
         found, inputs = instance_norm(x, given), (x,) if given is None else (x, affine)
         assert found.is_contiguous(memory_format=layout)
         torch.testing.assert_close(found, expected)
         torch.testing.assert_close(gradients(found, *inputs), gradients(expected, *inputs))
+
+
+def test_a_step_in_bfloat16_keeps_its_layout_and_pads_no_copy_in_float32() -> None:
+    """Sums and norms of two layouts take several times as long as of one, and autocast would pad in float32."""
+    generator = UNITGenerator(width=16, downsamples=2, residuals=2).to(memory_format=torch.channels_last)
+    strayed, hooks = [], 0
+
+    def watch(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
+        def check(x: Tensor) -> None:
+            if not x.is_contiguous(memory_format=torch.channels_last):
+                strayed.append(module)
+
+        check(output)
+        output.register_hook(check)
+
+    for module in generator.modules():
+        if isinstance(module, ConvBlock | ResidualBlock) and module is not generator.decoder.output:
+            module.register_forward_hook(watch)
+            hooks += 1
+    with torch.autocast("cpu", torch.bfloat16), profile(activities=[ProfilerActivity.CPU]) as record:
+        code = generator.encoder(torch.rand(2, 3, 64, 64))
+        (generator.decoder(code).abs().mean() + code.float().square().mean()).backward()
+    assert hooks == 17 and not strayed
+    assert not [e for e in record.events() if e.name == "aten::to" and e.cpu_parent and "pad" in e.cpu_parent.name]
 
 
 def test_statistics_are_float32_whatever_the_input_is() -> None:

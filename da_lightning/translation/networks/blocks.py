@@ -32,11 +32,11 @@ class ConvBlock(nn.Module):
         upsample: bool = False,
     ) -> None:
         super().__init__()
-        self.conv = (
-            UpsampleConv(in_channels, out_channels)
-            if upsample
-            else ReflectConv(in_channels, out_channels, kernel, stride, (kernel - 1) // 2, padding_mode="reflect")
-        )
+        if upsample:
+            self.conv: nn.Conv2d = UpsampleConv(in_channels, out_channels)
+        else:
+            kind = ReflectConvToFew if stride == 1 and out_channels < 16 else ReflectConv
+            self.conv = kind(in_channels, out_channels, kernel, stride, (kernel - 1) // 2, padding_mode="reflect")
         self.norm = LayerNorm(out_channels) if norm == "layer" else None
         self.is_instance_normed = norm == "instance"
         if self.is_instance_normed and self.conv.bias is not None:
@@ -141,29 +141,34 @@ def instance_norm(x: Tensor, affine: Tensor | None = None) -> Tensor:
         )
     shift, scale = (None, None) if affine is None else affine.unbind(1)
     with torch.autocast(x.device.type, enabled=False):  # the kernels' sums are float32 whatever the input is
-        if x.device.type == "cpu" and _layout(x) == torch.channels_last:
-            # As batches of one sample: the kernel that keeps this layout, where that of groups copies in and out.
-            dtype = torch.promote_types(x.dtype, torch.float32)
+        if x.device.type == "cpu" and _layout(x) == torch.channels_last and x[0].numel() >= 2**16:
+            # As batches of one sample: a kernel for this layout, where that of groups copies large samples in and out.
+            wide = torch.promote_types(x.dtype, torch.float32)
             norms = [
-                F.batch_norm(sample, None, None, *(p if p is None else p[i].to(dtype) for p in (scale, shift)), True)
+                F.batch_norm(sample, None, None, _at(scale, i, wide), _at(shift, i, wide), training=True)
                 for i, sample in enumerate(x.split(1))
             ]
             return norms[0] if len(norms) == 1 else torch.cat(norms)
         # As groups of one sample: a fused kernel, affine and all, where F.instance_norm takes twice the time on CPU.
         planes = x.reshape(1, -1, *x.shape[2:])
-        flat = (p if p is None else p.to(x.dtype).flatten() for p in (scale, shift))
-        normed = F.group_norm(planes, planes.shape[1], *flat)
+        normed = F.group_norm(planes, planes.shape[1], _at(scale, ..., x.dtype), _at(shift, ..., x.dtype))
     return normed.reshape(x.shape).to(memory_format=_layout(x))
+
+
+def _at(affine: Tensor | None, samples: Any, dtype: torch.dtype) -> Tensor | None:
+    return None if affine is None else affine[samples].to(dtype).flatten()
 
 
 class ReflectConv(nn.Conv2d):
     """A convolution under reflect padding that keeps its input for the backward pass, not a padded copy as well."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if not torch.is_grad_enabled():
+        if torch.compiler.is_exporting():  # the plain form, which other runtimes know
             return super().forward(x)
         sides = self._reversed_padding_repeated_twice
         padded = _pad(x, sides, "reflect")
+        if not torch.is_grad_enabled():
+            return self._convolve(padded)
         address = padded.data_ptr()  # the graph holds on to ``pack``, and so must not find the copy there
 
         def pack(saved: Tensor) -> Tensor | None:
@@ -173,7 +178,21 @@ class ReflectConv(nn.Conv2d):
             return _pad(x, sides, "reflect") if kept is None else kept
 
         with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
-            return F.conv2d(padded, self.weight, self.bias, self.stride)
+            return self._convolve(padded)
+
+    def _convolve(self, padded: Tensor) -> Tensor:
+        return F.conv2d(padded, self.weight, self.bias, self.stride)
+
+
+class ReflectConvToFew(ReflectConv):
+    """The same to so few channels, of which kernels compute 16 at a time, that each row of taps becomes a channel."""
+
+    def _convolve(self, padded: Tensor) -> Tensor:
+        few, _, height, _ = self.weight.shape
+        rows = F.conv2d(padded, self.weight.transpose(1, 2).flatten(0, 1).unsqueeze(2))
+        # Those of one output channel are summed, each as far down as its taps lie.
+        placing = torch.eye(few, dtype=rows.dtype, device=rows.device)[:, :, None, None] * torch.eye(height).to(rows)
+        return F.conv2d(rows, placing.flatten(1, 2).unsqueeze(3), self.bias)
 
 
 class UpsampleConv(nn.Conv2d):

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from da_lightning.errors import UserError
+from da_lightning.translation.networks.blocks import instance_norm
 from da_lightning.translation.networks.cyclegan import Residual, UnetGenerator
 
 
@@ -18,7 +19,7 @@ class StarGenerator(nn.Sequential):
     def __init__(self, num_domains: int, width: int = 64, residuals: int = 6) -> None:
         def residual() -> Residual:
             first, second = (nn.Conv2d(4 * width, 4 * width, 3, padding=1, bias=False) for _ in range(2))
-            return Residual(*_normed(first), second, _norm(4 * width))
+            return Residual(*_normed(first), second, AffineInstanceNorm(4 * width))
 
         super().__init__(
             *_normed(nn.Conv2d(3 + num_domains, width, 7, padding=3, bias=False)),
@@ -100,9 +101,17 @@ def official_state(content: Mapping[str, Any]) -> dict[str, Tensor]:
     return {renamed.get(name.partition(".")[0], "") + name[name.index(".") :]: value for name, value in kept.items()}
 
 
-def _norm(channels: int) -> nn.Module:
-    return nn.InstanceNorm2d(channels, affine=True)
+class AffineInstanceNorm(nn.Module):
+    """With a scale and a shift a channel, see :func:`~da_lightning.translation.networks.blocks.instance_norm`."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return instance_norm(maps, torch.stack((self.bias, self.weight)).expand(len(maps), -1, -1))
 
 
 def _normed(convolution: nn.Conv2d | nn.ConvTranspose2d) -> list[nn.Module]:
-    return [convolution, _norm(convolution.out_channels), nn.ReLU()]
+    return [convolution, AffineInstanceNorm(convolution.out_channels), nn.ReLU()]

@@ -51,6 +51,11 @@ def _run(cfg: DictConfig) -> float | None:
         missing = sorted(_missing_keys(OmegaConf.to_container(cfg)))
         if missing:
             raise UserError(f"{', '.join(missing)} must be set: add {missing[0]}=... to the command.")
+        if cfg.resume not in ("auto", "never"):
+            raise UserError(
+                f"Expected resume=auto or resume=never, but found resume={cfg.resume}: to go on from a checkpoint, "
+                "give ckpt_path=<its file>."
+            )
         from da_lightning.stages import train_in_stages
 
         hydra_cfg = HydraConfig.get()

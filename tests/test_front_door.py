@@ -99,6 +99,11 @@ def test_missing_options_are_all_named(tmp_path: Path) -> None:
     assert "must be set" in message
 
 
+def test_resume_is_told_from_a_checkpoint_to_go_on_from(tmp_path: Path) -> None:
+    message = refused(command(["data=toy_streets", "resume=outputs/last.ckpt"], tmp_path))
+    assert "resume=auto or resume=never, but found resume=outputs/last.ckpt" in message and "ckpt_path=" in message
+
+
 @pytest.mark.parametrize("option", ["trainer.devices=1,2", "trainer.num_nodes=choice(1,2)"])
 def test_numbers_of_processes_are_not_swept(option: str, tmp_path: Path) -> None:
     assert f"{option} cannot be swept" in refused(command(["-m", option], tmp_path))

@@ -91,8 +91,9 @@ def test_gradient_of_a_bfloat16_layer_norm_is_computed_in_float32() -> None:
     wide = x.detach().float().requires_grad_()
     found, expected = gradients(norm(x), x, *norm.parameters()), gradients(norm(wide), wide, *norm.parameters())
     assert [g.dtype for g in found] == [torch.bfloat16, torch.float32, torch.float32]
-    for one, other in zip(found, expected, strict=True):
-        torch.testing.assert_close(one.float(), other, rtol=0.01, atol=0.01 * other.abs().max().item())
+    assert all(
+        ((one - other).abs().max() / other.abs().max()) < 0.005 for one, other in zip(found, expected, strict=True)
+    )
 
 
 def test_layer_norm_of_a_constant_has_a_finite_gradient() -> None:

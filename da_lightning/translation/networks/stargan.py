@@ -110,7 +110,8 @@ class AffineInstanceNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, maps: Tensor) -> Tensor:
-        return instance_norm(maps, torch.stack((self.bias, self.weight)).expand(len(maps), -1, -1))
+        # Not len(maps), which an exported graph would hold fixed.
+        return instance_norm(maps, torch.stack((self.bias, self.weight)).expand(maps.shape[0], -1, -1))
 
 
 def _normed(convolution: nn.Conv2d | nn.ConvTranspose2d) -> list[nn.Module]:

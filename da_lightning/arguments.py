@@ -5,13 +5,16 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, PositiveInt, TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
 
 from da_lightning.errors import UserError
 
 Share = Annotated[float, Field(ge=0, le=1)]
 """A number from 0 to 1."""
+
+Size = tuple[PositiveInt, PositiveInt]
+"""(H, W)."""
 
 
 def checked_arguments(function: Callable, arguments: Mapping[str, Any], key: str) -> dict[str, Any]:

@@ -82,7 +82,7 @@ def train_and_test(cfg: DictConfig, run_dir: Path, method: str, data_name: str) 
                 "selection": how,
                 "objective": objective,
                 "versions": known["versions"],
-                "iterations": module.max_iters,
+                "iterations": module.iterations_done,
                 "devices": trainer.world_size,
                 "test": scores,
                 "seconds": round(time.monotonic() - started, 1),

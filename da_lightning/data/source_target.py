@@ -7,6 +7,7 @@ from typing import Literal, cast
 import lightning.pytorch as L
 import torch
 from lightning.pytorch.utilities.combined_loader import CombinedLoader
+from pydantic import NonNegativeInt, PositiveInt
 from torch.utils.data import DataLoader, Dataset
 
 from da_lightning.data.samplers import PassSampler, ShardSampler
@@ -41,12 +42,12 @@ class SourceTargetDataModule(L.LightningDataModule):
         target: Dataset,
         tests: dict[str, Dataset] | None = None,
         validations: dict[str, Dataset] | None = None,
-        batch_size: int = 1,
-        target_batch_size: int | None = None,
-        eval_batch_size: int = 1,
+        batch_size: PositiveInt = 1,
+        target_batch_size: PositiveInt | None = None,
+        eval_batch_size: PositiveInt = 1,
         mode: Literal["max_size_cycle", "min_size", "source"] = "max_size_cycle",
-        iterations_per_epoch: int | None = None,
-        num_workers: int = 0,
+        iterations_per_epoch: PositiveInt | None = None,
+        num_workers: NonNegativeInt = 0,
         pin_memory: bool = False,
         seed: int = 0,
     ) -> None:

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
-from da_lightning.arguments import Share
+from da_lightning.arguments import Share, Size
 from da_lightning.data.folders import find_images, read_image
 from da_lightning.data.samplers import Draw, PassSampler
 from da_lightning.data.source_target import SourceTargetDataModule
@@ -26,7 +26,6 @@ from da_lightning.reid.samplers import IdentitySampler
 log = logging.getLogger(__name__)
 
 Sample = dict[str, Any]
-Size = tuple[int, int]
 Span = tuple[float, float]
 Interpolation = Literal["bilinear", "bicubic"]
 Crop = Literal["rect", "pad"]

@@ -7,7 +7,7 @@ from typing import Any
 
 import lightning.pytorch as L
 import torch
-from pydantic import PositiveInt
+from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -59,9 +59,9 @@ class ReidModule(AdaptationModule):
         self,
         backbone: Mapping[str, Any],
         optimizer: Mapping[str, Any],
-        max_iters: int,
+        max_iters: PositiveInt,
         backbone_lr_factor: float = 0.1,
-        clip_norm: float | None = None,
+        clip_norm: PositiveFloat | None = None,
         decay_at: Sequence[float] = (2 / 3,),
         decay_factor: float = 0.1,
         label_smoothing: float = 0.0,
@@ -73,7 +73,7 @@ class ReidModule(AdaptationModule):
         image_size: tuple[int, int] | None = None,
         interpolation: Interpolation | None = None,
         init_from: str | None = None,
-        accumulate: int = 1,
+        accumulate: PositiveInt = 1,
         seed: int = 0,
     ) -> None:
         super().__init__(max_iters, accumulate, seed)

@@ -13,6 +13,7 @@ from da_lightning.errors import UserError
 from da_lightning.reid.networks.siamese import SiaNet, attraction, repulsion
 from da_lightning.reid.translated import images_of
 from da_lightning.training.module import Player, Term, frozen
+from da_lightning.training.optimizers import options_over
 from da_lightning.translation.cyclegan import CycleGAN, Images
 
 Negatives = Literal["paper", "tf_demo", "pytorch"]
@@ -48,7 +49,7 @@ class SPGAN(CycleGAN):
         negatives: What they are, see ``SHARES``: in ``tf_demo`` two real images, which do not move the generators.
         siamese_blocks, siamese_width, siamese_hidden, siamese_embedding: See
             :class:`~da_lightning.reid.networks.siamese.SiaNet`.
-        siamese_optimizer: ``None`` takes ``optimizer``.
+        siamese_optimizer: What it leaves out, unless it has a ``name`` of its own, is as in ``optimizer``.
         siamese_from: Share of ``max_iters`` (0..1) after which the SiaNet is trained.
         contrastive_from: Share of ``max_iters`` after which the generators follow it.
         generator_every: Iterations to one update of the generators, which comes in the first of them.
@@ -81,7 +82,7 @@ class SPGAN(CycleGAN):
         self.save_hyperparameters()
         self.refuse_accumulation("SPGAN")
         self.contrastive_weight, self.margin, self.negatives = contrastive_weight, margin, negatives
-        self.siamese_optimizer = siamese_optimizer or self.optimizer_options
+        self.siamese_optimizer = options_over(self.optimizer_options, siamese_optimizer)
         self.siamese_from, self.contrastive_from = siamese_from, contrastive_from
         self.generator_every = generator_every
         self._siamese_sizes = siamese_blocks, siamese_width, siamese_hidden, siamese_embedding

@@ -11,6 +11,7 @@ from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
+from da_lightning.arguments import Size
 from da_lightning.data.samplers import Draw
 from da_lightning.data.source_target import SourceTargetDataModule
 from da_lightning.errors import DataError
@@ -19,7 +20,6 @@ from da_lightning.segmentation.losses import IGNORE
 from da_lightning.segmentation.mining import Mining, mined_crop
 
 Sample = dict[str, Any]
-Size = tuple[int, int]
 
 
 class SegmentationDataModule(SourceTargetDataModule):

@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassJaccardIndex
@@ -42,13 +43,13 @@ class SegmentationModule(AdaptationModule):
         classes: Mapping[str, Sequence[int]],
         network: Mapping[str, Any],
         optimizer: Mapping[str, Any],
-        max_iters: int,
+        max_iters: PositiveInt,
         head_lr_factor: float = 10.0,
         auxiliary_weight: float = 0.1,
         align_corners: bool = True,
-        clip_norm: float | None = None,
+        clip_norm: PositiveFloat | None = None,
         init_from: str | None = None,
-        accumulate: int = 1,
+        accumulate: PositiveInt = 1,
         seed: int = 0,
     ) -> None:
         super().__init__(max_iters, accumulate, seed)

@@ -85,7 +85,7 @@ class SelfTrainedSegmenter(SourceOnly):
         threshold_stride: PositiveInt = 1,
         flip_average: bool = True,
         target_statistics: bool = False,
-        max_iters: int | None = None,
+        max_iters: PositiveInt | None = None,
         **options: Any,
     ) -> None:
         planned = source_iters + rounds * iters_per_round
@@ -227,7 +227,7 @@ class SelfTraining(L.Callback):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         module = cast(SelfTrainedSegmenter, pl_module)
-        done = module.iteration + 1
+        done = module.iterations_done
         if done >= module.max_iters:
             if self.target_statistics:
                 with averaged_weights(trainer, module):

@@ -10,6 +10,7 @@ from typing import Any, cast
 import lightning.pytorch as L
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
+from pydantic import PositiveInt
 from torch import Tensor
 from torchvision.utils import make_grid, save_image
 
@@ -28,7 +29,7 @@ class StopAtIteration(L.Callback):
         at_most: Or after so many, if they are fewer; that reaches stages, whose ``max_iters`` are their own.
     """
 
-    def __init__(self, at_most: int | None = None) -> None:
+    def __init__(self, at_most: PositiveInt | None = None) -> None:
         self.at_most = at_most
 
     def _length(self, module: L.LightningModule) -> int:
@@ -36,13 +37,16 @@ class StopAtIteration(L.Callback):
         return iterations if self.at_most is None else min(iterations, self.at_most)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        # A number of epochs for the progress bar, in place of "Epoch 3/-2".
-        trainer.fit_loop.max_epochs = math.ceil(self._length(pl_module) / int(trainer.num_training_batches))
+        # A number of epochs for the progress bar, in place of "Epoch 3/-2". Those of a run that goes on may have been
+        # cut off, or of another length.
+        left = self._length(pl_module) - cast(AdaptationModule, pl_module).iterations_done
+        begun = trainer.current_epoch
+        trainer.fit_loop.max_epochs = begun + max(0, math.ceil(left / int(trainer.num_training_batches)))
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if cast(AdaptationModule, pl_module).iteration + 1 >= self._length(pl_module):
+        if cast(AdaptationModule, pl_module).iterations_done >= self._length(pl_module):
             trainer.should_stop = True
 
 
@@ -70,7 +74,7 @@ class KeepSourceOnly(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if cast(AdaptationModule, pl_module).iteration + 1 == self.after:
+        if cast(AdaptationModule, pl_module).iterations_done == self.after:
             self._save(trainer, pl_module)
 
     def _save(self, trainer: L.Trainer, module: L.LightningModule) -> None:
@@ -108,7 +112,7 @@ class Pictures(L.Callback):
         count: Samples in a grid, one a row.
     """
 
-    def __init__(self, every_n_epochs: int = 10, count: int = 4) -> None:
+    def __init__(self, every_n_epochs: PositiveInt = 10, count: PositiveInt = 4) -> None:
         self.every_n_epochs, self.count = every_n_epochs, count
         self._tests: dict[str, list[list[Tensor]]] = {}
         self._overlays: dict[str, list[Overlay]] = {}
@@ -117,8 +121,8 @@ class Pictures(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         module = cast(AdaptationModule, pl_module)
-        is_due = (trainer.current_epoch + 1) % self.every_n_epochs == 0 or module.iteration + 1 >= module.max_iters
-        if trainer.is_global_zero and trainer.is_last_batch and is_due:
+        is_due = trainer.is_last_batch and (trainer.current_epoch + 1) % self.every_n_epochs == 0
+        if trainer.is_global_zero and (is_due or trainer.should_stop or module.iterations_done >= module.max_iters):
             for domain, sample in batch.items():
                 first = {key: value[: self.count] for key, value in sample.items()}
                 columns, overlays = module.pictures(first, domain), self._overlays_of(trainer, module, first, domain)

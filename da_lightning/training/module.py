@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import lightning.pytorch as L
 import torch
+from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
@@ -37,7 +38,7 @@ class Player:
 
     groups: Sequence[tuple[float, list[nn.Parameter]]]
     optimizer: Mapping[str, Any]
-    clip_norm: float | None = None
+    clip_norm: PositiveFloat | None = None
 
 
 class NotFiniteError(UserError):
@@ -71,7 +72,7 @@ class AdaptationModule(L.LightningModule):
     made_in_setup: tuple[str, ...] = ()
     """How the names of weights begin that ``setup`` makes, where their sizes come from the data."""
 
-    def __init__(self, max_iters: int, accumulate: int = 1, seed: int = 0) -> None:
+    def __init__(self, max_iters: PositiveInt, accumulate: PositiveInt = 1, seed: int = 0) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.max_iters, self.accumulate, self.seed = max_iters, accumulate, seed
@@ -127,6 +128,11 @@ class AdaptationModule(L.LightningModule):
         """Batches trained on so far, over all epochs and resumes (``trainer.global_step`` counts optimiser steps)."""
         return self.trainer.fit_loop.total_batch_idx if self._trainer is not None else 0
 
+    @property
+    def iterations_done(self) -> int:
+        """The same after a batch, before the next: how many it was, the last one included."""
+        return self.iteration + 1
+
     def configure_optimizers(self) -> Any:
         self._players = self.players()
         configured = []
@@ -152,25 +158,33 @@ class AdaptationModule(L.LightningModule):
         left = min(self.trainer.num_training_batches - batch_idx, self.max_iters - self.iteration)
         group = min(self.accumulate, place + left)
         is_first, is_last = place == 0, place + 1 == group or self.trainer.is_last_batch
+        weighted: dict[str, Tensor] = {}  # of players, which may have several updates
         for name, terms in self.updates(batch):
             self._check_finite(name, terms)
-            loss = torch.stack([term.weight * term.value.float() for term in terms.values()]).sum()
+            parts = torch.stack([term.weight * term.value.float() for term in terms.values()])
             if is_first:
                 optimizers[name].zero_grad()
-            self.manual_backward(loss / group)
+            self.manual_backward(parts.sum() / group)
             if is_last:
                 optimizers[name].step()
                 optimizers[name].zero_grad()  # now, not at the next step: the other players need the memory
-            self._log_terms(name, terms, loss)
+            weighted[name] = torch.cat((weighted.get(name, parts[:0]), parts)).detach()
+            self.log_dict({f"train/{name}/{key}": term.value.detach() for key, term in terms.items()}, batch_size=1)
+        losses = {f"train/{name}/loss": parts.sum() for name, parts in weighted.items() if len(parts) > 1}
+        self.log_dict(losses | {"train/iteration": float(self.iteration)}, batch_size=1)
         # Here and not at the epoch's end: a checkpoint written on the last batch would miss the step.
         for schedule in _as_list(self.lr_schedulers()):
             schedule.step()
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        # The hook comes after unscaling; clipping between backward and step would clip scaled fp16 gradients.
+        # The hook comes after unscaling; clipping between backward and step would clip scaled fp16 gradients. Fused
+        # optimisers unscale while they step, so that theirs still are.
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        is_scaled = scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False)
+        scale = scaler.get_scale() if scaler is not None and is_scaled else 1.0
         for player, own in zip(self._players.values(), _as_list(self.optimizers()), strict=True):
             if own.optimizer is optimizer and player.clip_norm is not None:
-                clip_grad_norm_([p for _, group in player.groups for p in group], player.clip_norm)
+                clip_grad_norm_([p for _, group in player.groups for p in group], player.clip_norm * scale)
 
     def _check_finite(self, player: str, terms: dict[str, Term]) -> None:
         finite = torch.stack([term.value.detach().isfinite().all() for term in terms.values()])
@@ -187,13 +201,6 @@ class AdaptationModule(L.LightningModule):
             return
         what = broken[0] if broken else "A weight on another rank"
         raise NotFiniteError(f"{what} is not finite after iteration {self.iteration}, for a gradient was not")
-
-    def _log_terms(self, player: str, terms: dict[str, Term], loss: Tensor) -> None:
-        values = {f"train/{player}/{name}": term.value.detach() for name, term in terms.items()}
-        if len(terms) > 1:
-            values[f"train/{player}/loss"] = loss.detach()
-        self.log_dict(values, batch_size=1)
-        self.log("train/iteration", float(self.iteration), batch_size=1)
 
 
 class AdversarialModule(AdaptationModule):

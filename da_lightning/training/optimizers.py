@@ -20,22 +20,34 @@ def make_optimizer(
         options: ``name`` (a class of ``torch.optim``), ``lr``, and whatever else that class takes.
 
     Raises:
-        UserError: An unknown class or option.
+        UserError: An unknown class or option, or a value that the class refuses.
     """
     options = dict(options)
-    name = options.pop("name")
+    if missing := {"name", "lr"} - options.keys():
+        raise UserError(f"An optimiser of method has no {min(missing)}: give both name and lr.")
+    name, lr = options.pop("name"), options.pop("lr")
     kind = getattr(torch.optim, str(name), None)
-    if not (isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer)):
-        raise UserError(f"method.*.name={name} is no optimiser of torch.optim: use SGD, Adam, AdamW, ...")
-    checked_arguments(kind, {"params": [], **options}, f"the {name} optimiser")
-    lr = options.pop("lr")
-    optimizer = kind([{"params": p, "lr": lr * factor} for factor, p in groups if p], **options)
+    if not (isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer)) or kind is torch.optim.LBFGS:
+        raise UserError(f"method.*.name={name} is no optimiser of torch.optim that we can step: use SGD, Adam, ...")
+    checked_arguments(kind, {"params": [], "lr": lr, **options}, f"the {name} optimiser")
+    if not lr >= 0:  # torch would not look at the rates of groups
+        raise UserError(f"Expected a learning rate of at least 0 for {name}, but found {lr}: change method.*.lr.")
+    try:
+        optimizer = kind([{"params": p, "lr": lr * factor} for factor, p in groups if p], **options)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise UserError(f"The {name} optimiser refuses its options ({error}): change them.") from None
     if options.get("fused"):
         optimizer.register_step_pre_hook(_lay_as_weights)
         if isinstance(optimizer, torch.optim.Adam):  # SGD would lay its momentum as the gradient seems to lie
             optimizer.register_step_pre_hook(_show_contiguous)
             optimizer.register_step_post_hook(_show_as_weights)
     return optimizer
+
+
+def options_over(shared: Mapping[str, Any], own: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """A player's ``own`` options, and those of ``shared`` that it leaves out, unless it names a class of its own."""
+    own = own or {}
+    return own if "name" in own else {**shared, **own}
 
 
 def _lay_as_weights(optimizer: torch.optim.Optimizer, *_: Any) -> None:
@@ -50,9 +62,10 @@ def _lay_as_weights(optimizer: torch.optim.Optimizer, *_: Any) -> None:
 
 
 def _show_contiguous(optimizer: torch.optim.Optimizer, *_: Any) -> None:
-    """On CPUs a gradient that is not contiguous would be copied, and the copy not looked at."""
+    """On CPUs a gradient that is not contiguous would be copied, and the copy not looked at; GPUs want one layout."""
     for weight, gradient in _gradients(optimizer):
-        weight.grad = gradient.as_strided(weight.shape, torch.empty(weight.shape, device="meta").stride())
+        if weight.device.type == "cpu":
+            weight.grad = gradient.as_strided(weight.shape, torch.empty(weight.shape, device="meta").stride())
 
 
 def _show_as_weights(optimizer: torch.optim.Optimizer, *_: Any) -> None:

@@ -98,7 +98,7 @@ class Selection(ModelCheckpoint):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         module = cast(AdaptationModule, pl_module)
-        done = module.iteration + 1
+        done = module.iterations_done
         if (trainer.current_epoch + 1) % self.period and done < module.max_iters:
             return
         with averaged_weights(trainer, module), module.as_tested():

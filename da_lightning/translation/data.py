@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
+from pydantic import PositiveInt
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
+from da_lightning.arguments import Size
 from da_lightning.data.samplers import Draw
 from da_lightning.data.source_target import SourceTargetDataModule
 from da_lightning.errors import DataError, UserError
@@ -20,7 +22,6 @@ from da_lightning.translation.datasets import AlignedImages, Images
 log = logging.getLogger(__name__)
 
 Sample = dict[str, Any]
-Size = tuple[int, int]
 Affine = dict[Literal["degrees", "translate", "scale", "shear"], float]
 Interpolation = Literal["bilinear", "bicubic"]
 
@@ -37,6 +38,7 @@ class UnpairedImages(SourceTargetDataModule):
         image_size: An integer resizes the shorter side to it (UNIT, MUNIT), (H, W) stretches (CycleGAN, DRIT), ``None``
             leaves images as they are.
         target_image_size: The same for the target; ``None`` is ``image_size``.
+        test_image_size: The same for tests of both; ``None`` is that of training.
         crop_size: (H, W) of random training crops; ``None`` takes the whole image.
         flip: Mirror every other training image.
         affine: Random rotation by up to ``degrees``, shift by up to ``translate`` of a side, scale by up to 1 +-
@@ -56,8 +58,9 @@ class UnpairedImages(SourceTargetDataModule):
         target: Images,
         tests: dict[Literal["source", "target"], Images] | None = None,
         validations: dict[str, Images] | None = None,
-        image_size: int | Size | None = 256,
-        target_image_size: int | Size | None = None,
+        image_size: PositiveInt | Size | None = 256,
+        target_image_size: PositiveInt | Size | None = None,
+        test_image_size: PositiveInt | Size | None = None,
         crop_size: Size | None = (256, 256),
         flip: bool = True,
         affine: Affine | None = None,
@@ -87,6 +90,8 @@ class UnpairedImages(SourceTargetDataModule):
         self.source_view = TrainingView(source, resize, augment, cache)
         self.target_view = TrainingView(target, target_resize, target_augment, cache)
         resizes = {"source": resize, "target": target_resize}  # in the order that methods expect
+        if test_image_size is not None:
+            resizes = dict.fromkeys(resizes, Resize(test_image_size, interpolation))
         super().__init__(
             self.source_view,
             self.target_view,

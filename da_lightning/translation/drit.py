@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from pydantic import NonNegativeInt, PositiveInt
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from da_lightning.errors import UserError
@@ -79,7 +79,7 @@ class DRIT(LinearDecayTranslation):
         content_layers: NonNegativeInt = 3,
         content_iters: NonNegativeInt = 2,
         content_lr_factor: float = 0.4,
-        content_clip_norm: float | None = 5.0,
+        content_clip_norm: PositiveFloat | None = 5.0,
         adversarial_weight: float = 1.0,
         content_weight: float = 1.0,
         cycle_weight: float = 10.0,

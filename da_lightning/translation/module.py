@@ -5,12 +5,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
+from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from da_lightning.errors import UserError
 from da_lightning.seeds import mixed_seed
 from da_lightning.training.exportable import Exportable
 from da_lightning.training.module import AdversarialModule
+from da_lightning.training.optimizers import options_over
 from da_lightning.translation.metrics import INPUTS, PAIRS, DomainScores, Metric, metric_networks, score_name
 
 log = logging.getLogger(__name__)
@@ -41,7 +43,8 @@ class TranslationModule(AdversarialModule):
 
     Args:
         optimizer: Of the generators, see :func:`~da_lightning.training.optimizers.make_optimizer`.
-        discriminator_optimizer: Of the discriminators; ``None`` takes ``optimizer``.
+        discriminator_optimizer: Of the discriminators; what it leaves out, unless it has a ``name`` of its own, is as
+            in ``optimizer``.
         clip_norm: Largest gradient norm of a player; ``None`` does not clip.
         metrics: Of ``fid``, ``kid`` and ``lpips`` (diversity, where there are styles): scores of the test beyond the
             error of round trips.
@@ -60,18 +63,18 @@ class TranslationModule(AdversarialModule):
     def __init__(
         self,
         optimizer: Mapping[str, Any],
-        max_iters: int,
+        max_iters: PositiveInt,
         discriminator_optimizer: Mapping[str, Any] | None = None,
-        clip_norm: float | None = None,
+        clip_norm: PositiveFloat | None = None,
         metrics: Sequence[Metric] | None = None,
         features: str | None = None,
         features_from: str | None = None,
-        accumulate: int = 1,
+        accumulate: PositiveInt = 1,
         seed: int = 0,
     ) -> None:
         super().__init__(max_iters, accumulate, seed)
         self.optimizer_options, self.clip_norm = optimizer, clip_norm
-        self.discriminator_options = discriminator_optimizer or optimizer
+        self.discriminator_options = options_over(optimizer, discriminator_optimizer)
         self.metrics, self._compared_by = metrics or (), (features, features_from)
         self._networks: dict[Metric, nn.Module] = {}
         self.score_names: dict[str, str] = {

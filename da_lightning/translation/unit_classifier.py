@@ -20,6 +20,8 @@ from da_lightning.translation.module import DOMAINS
 from da_lightning.translation.networks.classifier import ClassifierDiscriminator
 from da_lightning.translation.unit import UNIT
 
+_IDLE = {"discriminator_width", "discriminator_scales", "discriminator_layers", "lr_step", "lr_gamma"}
+
 
 class UNITClassifier(UNIT):
     """UNIT whose discriminators also classify: source images, and their translations under the source's labels.
@@ -33,7 +35,11 @@ class UNITClassifier(UNIT):
         feature_weight: Of the squared distance between features of an image and of its translation.
         classifier_width, dropout: See :class:`~da_lightning.translation.networks.classifier.ClassifierDiscriminator`.
         decay_from: Share of the training after which learning rates fall linearly to 0.
+        init_from: A checkpoint of ours.
         options: See :class:`~da_lightning.translation.unit.UNIT`.
+
+    Raises:
+        UserError: An option of UNIT's own discriminators or schedule, which would have no effect.
     """
 
     def __init__(
@@ -45,8 +51,14 @@ class UNITClassifier(UNIT):
         classifier_width: PositiveInt = 64,
         dropout: float = 0.0,
         decay_from: Share = 0.5,
+        init_from: str | list[str] | None = None,
         **options: Any,
     ) -> None:
+        if idle := _IDLE & options.keys():
+            raise UserError(
+                f"method.{min(idle)} has no effect on UNITClassifier, whose discriminators and schedule are its own: "
+                "leave it out; classifier_width and decay_from are what it takes instead."
+            )
         super().__init__(**options)
         self.save_hyperparameters()
         self.objective = "target/accuracy"
@@ -54,6 +66,7 @@ class UNITClassifier(UNIT):
         self.class_weight, self.feature_weight = class_weight, feature_weight
         source = ClassifierDiscriminator(num_classes, classifier_width, dropout)
         self.discriminators = nn.ModuleDict({"source": source, "target": source.for_other_domain()})
+        self.load_initial(init_from)
 
     def setup(self, stage: str) -> None:
         data = getattr(self.trainer, "datamodule", None)
@@ -76,6 +89,11 @@ class UNITClassifier(UNIT):
 
     def updates(self, batch: dict[str, dict[str, Tensor]]) -> Iterator[tuple[str, dict[str, Term]]]:
         self._label = batch["source"]["label"]
+        if self._label.max() >= self.num_classes:
+            raise UserError(
+                f"Expected labels below method.num_classes={self.num_classes}, but found {int(self._label.max())} in "
+                "data.source: raise it to the number of classes."
+            )
         if self.iteration < self.source_iters:
             image, networks = batch["source"]["image"], {domain: self._classifier(domain) for domain in DOMAINS}
             features = {domain: network.features(network.maps(image)) for domain, network in networks.items()}

@@ -30,6 +30,12 @@ def test_pictures_of_training_and_of_each_test_set(tmp_path: Path) -> None:
     assert shape(pictures / "test_target.png") == shape(pictures / "test_source.png") == grid(3, 3)
 
 
+def test_pictures_are_drawn_where_training_ends_inside_an_epoch(tmp_path: Path) -> None:
+    module, data = built("segmentation_source_only", "method.max_iters=3", "data.iterations_per_epoch=5")
+    trainer(tmp_path, Pictures(every_n_epochs=100)).fit(module, data)
+    assert (tmp_path / "pictures" / "train_source.png").is_file()
+
+
 def test_a_row_shows_the_image_its_prediction_and_its_label(tmp_path: Path) -> None:
     module, data = built("segmentation_source_only", "data.tests.target.count=1")
     run = trainer(tmp_path, Pictures(count=1))

@@ -24,13 +24,14 @@ class Duel(AdaptationModule):
         second_clip: float | None = None,
         lr: float = 0.1,
         momentum: float = 0.0,
+        fused: bool = False,
         **options: Any,
     ) -> None:
         super().__init__(**{"max_iters": 1, **options})
         self.save_hyperparameters()
         torch.manual_seed(0)
         self.first, self.second = nn.Linear(3, 1), nn.Linear(3, 1)
-        self.clips, self.options = (clip, second_clip), {"name": "SGD", "lr": lr, "momentum": momentum}
+        self.clips, self.options = (clip, second_clip), {"name": "SGD", "lr": lr, "momentum": momentum, "fused": fused}
 
     def players(self) -> dict[str, Player]:
         groups = [(1.0, [self.first.weight]), (2.0, [self.first.bias])]
@@ -83,8 +84,9 @@ def fit(module: AdaptationModule, content: list, folder: Path, *callbacks: L.Cal
 
 
 @pytest.mark.parametrize("scaled", [False, True])
-def test_clipping_gives_the_wanted_norm_to_its_player_alone(scaled: bool, tmp_path: Path) -> None:
-    free, clipped = Duel(lr=0.25), Duel(lr=0.25, clip=0.01)
+@pytest.mark.parametrize("fused", [False, True])  # fused steps unscale by themselves, after the clipping
+def test_clipping_gives_the_wanted_norm_to_its_player_alone(fused: bool, scaled: bool, tmp_path: Path) -> None:
+    free, clipped = Duel(lr=0.25, fused=fused), Duel(lr=0.25, clip=0.01, fused=fused)
     start = {name: p.detach().clone() for name, p in clipped.named_parameters()}
     for number, module in enumerate((free, clipped)):
         scaler = MixedPrecision("16-mixed", "cpu", scaler=torch.amp.GradScaler("cpu", init_scale=1024.0))
@@ -127,6 +129,22 @@ def test_count_rates_and_weights_go_on_after_a_resume(tmp_path: Path) -> None:
     assert rest.rates == whole.rates[4:]
     ends = [tmp_path / part / "checkpoints" / "last.ckpt" for part in ("whole", "rest")]
     assert_same_training(*ends)
+
+
+@pytest.mark.parametrize(("first", "then"), [(4, 10), (4, 8), (9, 10), (20, 21)])
+def test_a_training_that_ended_inside_an_epoch_is_made_longer(first: int, then: int, tmp_path: Path) -> None:
+    fit(Duel(max_iters=first), batches(10), tmp_path)
+    module, rest = Duel(max_iters=then), Watch()
+    fit(module, batches(10), tmp_path, rest, ckpt_path=tmp_path / "checkpoints" / "last.ckpt")
+    assert rest.iterations == list(range(first, then))
+    assert module.iterations_done == then
+
+
+def test_epochs_of_another_length_go_on_to_the_same_iteration(tmp_path: Path) -> None:
+    fit(Duel(max_iters=6), batches(6), tmp_path)
+    rest = Watch()
+    fit(Duel(max_iters=11), batches(2), tmp_path, rest, ckpt_path=tmp_path / "checkpoints" / "last.ckpt")
+    assert rest.iterations == list(range(6, 11))
 
 
 # -- accumulation ------------------------------------------------------------------------------------------------------
@@ -263,3 +281,17 @@ def test_terms_are_logged_unweighted_and_the_loss_weighted(tmp_path: Path) -> No
         loss = terms["square"].value + 0.5 * terms["mean"].value
         torch.testing.assert_close(logged[f"train/{name}/loss"], loss.detach())
     assert logged["train/iteration"] == 0
+
+
+def test_the_loss_of_a_player_with_two_updates_is_of_both(tmp_path: Path) -> None:
+    class Twice(Duel):
+        def updates(self, batch: dict) -> Iterator[tuple[str, dict[str, Term]]]:
+            for term in ("square", "mean"):
+                for name, terms in super().updates(batch):
+                    yield name, {term: terms[term]}
+
+    (batch,) = batches(1)
+    expected = dict(Duel().updates(batch))["first"]
+    logged = fit(Twice(lr=0.0), [batch], tmp_path).logged_metrics
+    loss = expected["square"].value + 0.5 * expected["mean"].value
+    torch.testing.assert_close(logged["train/first/loss"], loss.detach())

@@ -88,6 +88,31 @@ def test_at_first_both_stems_learn_from_the_source_alone() -> None:
         torch.testing.assert_close(terms[f"class_{domain}"].value, wanted)
 
 
+def test_weights_to_begin_with_are_those_of_a_checkpoint_of_its_own(tmp_path: Path) -> None:
+    trained = built()
+    with torch.no_grad():
+        for parameter in trained.parameters():
+            parameter.add_(0.1)
+    run = trainer(tmp_path)
+    run.strategy.connect(trained)
+    run.save_checkpoint(tmp_path / "own.ckpt")
+    fresh = built(init_from=str(tmp_path / "own.ckpt"))
+    torch.testing.assert_close(fresh.state_dict(), trained.state_dict(), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("option", ["discriminator_width", "lr_step"])
+def test_options_of_plain_unit_that_would_do_nothing_are_told(option: str) -> None:
+    with pytest.raises(UserError, match=f"method.{option} has no effect on UNITClassifier"):
+        built(**{option: 3})
+
+
+def test_a_label_beyond_the_classes_is_told() -> None:
+    given = batch()
+    given["source"]["label"][2] = 10
+    with pytest.raises(UserError, match="below method.num_classes=10, but found 10"):
+        next(built().updates(given))
+
+
 def test_domains_share_all_layers_but_the_first() -> None:
     source, target = built().discriminators.values()
     own = {id(p) for p in source.stem.parameters()}

@@ -95,6 +95,10 @@ def test_test_images_are_resized_alone():
     assert target["image"].shape == (1, 3, 48, 64) and target.keys() == {"image", "index"}
     assert torch.equal(target["image"][0], Resize(48, "bilinear")(noise(24, 32)) / 127.5 - 1)
 
+    tests = {"source": Frames([noise(24, 32)]), "target": Frames([noise(50, 50)])}
+    for loader in module(image_size=48, test_image_size=(40, 44), tests=tests).test_dataloader():
+        assert next(iter(loader))["image"].shape == (1, 3, 40, 44)
+
 
 def test_domains_have_sizes_and_affine_maps_of_their_own():
     data = module(

@@ -118,6 +118,7 @@ def _quieten_lightning() -> None:
         ".*Checkpoint directory .* exists and is not empty.*",
         ".*You passed in a `val_dataloader` but have no `validation_step`.*",  # of a family that validates nothing
         ".*You have overridden `on_after_batch_transfer` in `LightningModule`.*",  # as translation means to
+        ".*WeightAveraging callback with a model that overrides the configure_model.*",  # which may be called again
         ".*will save all extracted features in buffer.*",  # KID, which is asked for by name
         ".*recommended to use `self.log\\(.*sync_dist=True\\)`.*",  # scores are of all ranks before they are logged
         ".*Detected call of `lr_scheduler.step\\(\\)` before `optimizer.step\\(\\)`.*",  # a player yet to begin

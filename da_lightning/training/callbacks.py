@@ -99,9 +99,8 @@ class SameBatches(L.Callback):
 class ChannelsLast(L.Callback):
     """Stores convolution weights channels-last: same numbers up to rounding, often faster convolutions."""
 
-    # Not in setup, which comes before that of modules that take sizes from the data.
-    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        pl_module.to(memory_format=torch.channels_last)
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        cast(AdaptationModule, pl_module).memory_format = torch.channels_last
 
 
 class Pictures(L.Callback):

@@ -69,6 +69,9 @@ class AdaptationModule(L.LightningModule):
     objective: str | None = None
     """The test score that stands for all."""
 
+    memory_format: torch.memory_format | None = None
+    """How convolution weights lie in memory; ``None`` leaves them as they are."""
+
     made_in_setup: tuple[str, ...] = ()
     """How the names of weights begin that ``setup`` makes, where their sizes come from the data."""
 
@@ -132,6 +135,12 @@ class AdaptationModule(L.LightningModule):
     def iterations_done(self) -> int:
         """The same after a batch, before the next: how many it was, the last one included."""
         return self.iteration + 1
+
+    def configure_model(self) -> None:
+        # After setup, which may make networks, and before DDP, which copies gradients to where its buckets expect them:
+        # had weights another layout by then, it would sum one gradient's entries with others of the next rank's.
+        if self.memory_format is not None:
+            self.to(memory_format=self.memory_format)
 
     def configure_optimizers(self) -> Any:
         self._players = self.players()

@@ -1,7 +1,15 @@
+from collections.abc import Iterator
+from pathlib import Path
+
+import lightning.pytorch as L
 import pytest
 import torch
+from tiny_runs import trainer
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
-from da_lightning.training.module import AdaptationModule, AdversarialModule
+from da_lightning.training.callbacks import ChannelsLast
+from da_lightning.training.module import AdaptationModule, AdversarialModule, Player, Term
 from da_lightning.training.strategy import resolve_strategy
 
 UNUSED = "ddp_find_unused_parameters_true"
@@ -37,3 +45,42 @@ def test_strategy(strategy, accelerator, devices, num_nodes, expected, monkeypat
 def test_all_devices_of_a_machine_without_gpus_are_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     assert resolve_strategy("auto", AdversarialModule(max_iters=1), "auto", "auto", 1) == "auto"
+
+
+class Convolutions(AdaptationModule):
+    """Each rank takes its share of a batch."""
+
+    def __init__(self) -> None:
+        super().__init__(max_iters=3)
+        torch.manual_seed(0)
+        self.network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Tanh(), nn.Conv2d(8, 4, 3))
+
+    def players(self) -> dict[str, Player]:
+        return {"network": Player([(1.0, list(self.parameters()))], {"name": "SGD", "lr": 0.5})}
+
+    def updates(self, batch: Tensor) -> Iterator[tuple[str, dict[str, Term]]]:  # type: ignore[override]
+        own = batch[self.global_rank :: self.trainer.world_size]
+        yield "network", {"square": Term(self.network(own).square().mean())}
+
+
+@pytest.mark.parametrize("strategy", ["ddp_fork", "ddp_fork_find_unused_parameters_true"])
+def test_gradients_are_means_over_ranks_in_any_layout(strategy: str, tmp_path: Path) -> None:
+    batches = list(torch.randn(3, 4, 3, 8, 8, generator=torch.Generator().manual_seed(0)))
+    alone = Convolutions()
+    trainer(tmp_path / "alone").fit(alone, DataLoader(batches, batch_size=None))
+    run = L.Trainer(
+        accelerator="cpu",
+        devices=2,
+        strategy=strategy,
+        max_epochs=1,
+        callbacks=[ChannelsLast()],
+        use_distributed_sampler=False,
+        default_root_dir=tmp_path,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    run.fit(Convolutions(), DataLoader(batches, batch_size=None))
+    run.strategy.barrier()
+    two = torch.load(next(tmp_path.glob("checkpoints/*.ckpt")), weights_only=True)["state_dict"]
+    torch.testing.assert_close(two, dict(alone.state_dict()))

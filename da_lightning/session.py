@@ -22,6 +22,7 @@ from da_lightning.data.fingerprints import fingerprints
 from da_lightning.errors import UserError
 from da_lightning.report import leave_report
 from da_lightning.training.checkpoints import check_resumable, read_checkpoint
+from da_lightning.training.ema import AveragedWeights
 from da_lightning.training.media import MediaLogger
 from da_lightning.training.module import AdaptationModule
 from da_lightning.training.results import draw_bars, peak_memory_mb, print_table, versions, write_metrics
@@ -179,6 +180,8 @@ def _trainer(
     callbacks = [build(node, f"callbacks.{key}") for key, node in cfg.callbacks.items() if node]
     if selection:
         callbacks.insert(0, selection)  # before what writes last.ckpt, which is to know of the epoch's decision
+    # First, so that what writes files at the end of training has the average.
+    callbacks.sort(key=lambda callback: not isinstance(callback, AveragedWeights))
     if not cfg.trainer.enable_progress_bar:
         callbacks = [callback for callback in callbacks if not isinstance(callback, L.callbacks.ProgressBar)]
     for callback in callbacks:

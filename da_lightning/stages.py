@@ -8,6 +8,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from da_lightning.config.build import build
 from da_lightning.session import train_and_test
+from da_lightning.training.strategy import count_processes
 
 log = logging.getLogger(__name__)
 
@@ -45,8 +46,11 @@ def train_in_stages(
         if not stage["needed"] or all(OmegaConf.select(cfg, option) is not None for option in provided):
             continue
         if not is_checked:  # what is wrong with the method must not wait for the end of its stages
-            build(cfg.data, "data")
-            build(cfg.method, "method")
+            data, own = build(cfg.data, "data"), build(cfg.method, "method")
+            trainer = cfg.trainer
+            own.check_length(
+                data.epoch_length(count_processes(trainer.accelerator, trainer.devices, trainer.num_nodes))
+            )
             is_checked = True
         parts = _parts(name, stage)
         log.info("Stage %s comes first, for %s, in %d training(s).", name, " and ".join(provided), len(parts))

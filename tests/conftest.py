@@ -1,5 +1,7 @@
 """What holds for all tests."""
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 
@@ -10,3 +12,11 @@ def pytest_configure(config: pytest.Config) -> None:
     # Small tensors gain nothing from threads, and sums must not depend on their number. Not in a fixture: those of
     # modules come first.
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def _settings_restored() -> Iterator[None]:
+    """For tests that run the whole command in this process."""
+    yield
+    torch.set_flush_denormal(False)
+    torch.set_float32_matmul_precision("highest")

@@ -184,13 +184,6 @@ def test_a_loss_that_is_not_finite_on_one_device_ends_the_run_on_all(runs: Runs)
 # -- in this process ---------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def _settings_restored():
-    yield
-    torch.set_flush_denormal(False)
-    torch.set_float32_matmul_precision("highest")
-
-
 @pytest.mark.usefixtures("_settings_restored")
 def test_resume_goes_on_keeps_what_was_logged_and_skips_what_is_finished(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -77,6 +77,7 @@ def test_a_stage_of_pairs_of_cameras_is_a_run_for_each_and_one_folder(runs: list
     ("overrides", "message"),
     [
         (("method=spgan", "method.head=nonsense"), "method.head='nonsense' was refused"),
+        (("method=ecn", "method.alpha_step=0.5"), "method.alpha_step=0.5 would stop the memory"),
         (("method=ecn", "data=person_folders", "data.source.root=nowhere", "data.target.root=."), "nowhere"),
     ],
 )

@@ -102,12 +102,12 @@ class SourceTargetDataModule(L.LightningDataModule):
                 f"The {name} set has {size} samples, fewer than a batch of {batch}: lower data.batch_size or add more."
             )
 
-    def epoch_length(self) -> int:
-        """Batches in an epoch, on each device."""
+    def epoch_length(self, world_size: int | None = None) -> int:
+        """Batches in an epoch, on each of ``world_size`` devices; ``None`` takes the trainer's number."""
         if self.iterations_per_epoch:
             return self.iterations_per_epoch
         batches = {
-            name: len(cast(Sized, dataset)) // (self.batch_sizes[name] * self._world_size)
+            name: len(cast(Sized, dataset)) // (self.batch_sizes[name] * (world_size or self._world_size))
             for name, dataset in (("source", self.source), ("target", self.target))
         }
         if self.mode == "source":

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import PositiveInt
+from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 
 Sample = dict[str, Any]
 Span = tuple[float, float]
+Shares = tuple[Share, Share]
 Interpolation = Literal["bilinear", "bicubic"]
 Crop = Literal["rect", "pad"]
 
@@ -78,8 +79,8 @@ class PersonDataModule(SourceTargetDataModule):
         flip: bool = True,
         crop: Crop | None = "rect",
         erasing: Share = 0.5,
-        erasing_area: Span = (0.02, 0.2),
-        colour_jitter: float = 0.0,
+        erasing_area: Shares = (0.02, 0.2),
+        colour_jitter: NonNegativeFloat = 0.0,
         sampler: Literal["random", "identity"] = "random",
         images_per_person: PositiveInt = 4,
         camera_style: str | None = None,

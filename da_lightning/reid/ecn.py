@@ -10,7 +10,7 @@ from typing import Any, Literal, cast
 import lightning.pytorch as L
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
-from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -72,9 +72,9 @@ class ECN(ReidModule):
         neighbours: NonNegativeInt = 6,
         neighbours_from: NonNegativeInt = 5,
         beta: PositiveFloat = 0.05,
-        alpha_step: float = 0.01,
+        alpha_step: NonNegativeFloat = 0.01,
         embedding_size: PositiveInt = 4096,
-        dropout: float = 0.5,
+        dropout: Share = 0.5,
         frozen_shortcuts: bool = False,
         memory_dtype: Literal["float32", "bfloat16"] = "float32",
         shard_memory: bool = False,
@@ -148,11 +148,21 @@ class ECN(ReidModule):
         if self.camera and self.trainer.is_global_zero:
             data = cast(PersonDataModule, self.trainer.datamodule)  # type: ignore[attr-defined]
             write_picture(self.trainer, "camera_styles", *data.camera_style_rows(_SHOWN), self.iteration)
-        epochs = math.ceil((self.max_iters - self.source_iters) / int(self.trainer.num_training_batches))
+        self.check_length(int(self.trainer.num_training_batches))
+
+    def check_length(self, epoch: int) -> None:
+        epochs = math.ceil((self.max_iters - self.source_iters) / epoch)
+        if epochs <= 0:
+            logger.warning(
+                "method.source_iters=%d leaves nothing of method.max_iters=%d to adapt in: raise the latter.",
+                self.source_iters,
+                self.max_iters,
+            )
         if self.alpha_step * (epochs - 1) >= 1:
             raise UserError(
-                f"method.alpha_step={self.alpha_step} would stop the memory at the end of {epochs} epochs (its product "
-                f"with the epoch must stay below 1): set it to {0.6 / epochs:.2g}."
+                f"method.alpha_step={self.alpha_step} would stop the memory at the end of {epochs} epochs of {epoch} "
+                f"iterations (its product with the epoch must stay below 1): set it to {0.6 / epochs:.2g}, or, since "
+                "more devices make an epoch shorter, lower method.max_iters."
             )
         if self.neighbours and 0 < epochs <= self.neighbours_from:
             logger.warning(
@@ -182,7 +192,9 @@ class ECN(ReidModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
-        checkpoint["state_dict"][BANK] = self.memory.whole()
+        bank = self.memory.whole()
+        for state in _states(checkpoint):
+            state[BANK] = bank
         checkpoint["target_list"] = self._target_list
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -195,7 +207,8 @@ class ECN(ReidModule):
                 f"The checkpoint's memory belongs to another list of target images ({len(bank)} of them, "
                 f"{self.memory.size} here): restore the files as they were, or begin a new run."
             )
-        checkpoint["state_dict"][BANK] = self.memory.part(bank)
+        for state in _states(checkpoint):
+            state[BANK] = self.memory.part(bank)
 
     def official_state(self, content: Mapping[str, Any]) -> dict[str, Any]:
         state = {}
@@ -213,6 +226,11 @@ class ECN(ReidModule):
         if bank is not None:
             self.memory, self._held_list = self._make_memory(len(bank)), content.get("target_list")
         super()._load(path)
+
+
+def _states(checkpoint: dict[str, Any]) -> list[dict[str, Any]]:
+    """The weights, and those that train on where the former are an average."""
+    return [checkpoint[key] for key in ("state_dict", "current_model_state") if key in checkpoint]
 
 
 def _part(content: Mapping[str, Any], name: str, default: Mapping[str, Any] | None = None) -> Mapping[str, Any]:

@@ -11,6 +11,7 @@ from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from da_lightning.arguments import Share
 from da_lightning.errors import UserError
 from da_lightning.reid.data import Interpolation, PersonDataModule
 from da_lightning.reid.distances import Distance
@@ -62,9 +63,9 @@ class ReidModule(AdaptationModule):
         max_iters: PositiveInt,
         backbone_lr_factor: float = 0.1,
         clip_norm: PositiveFloat | None = None,
-        decay_at: Sequence[float] = (2 / 3,),
+        decay_at: Sequence[Share] = (2 / 3,),
         decay_factor: float = 0.1,
-        label_smoothing: float = 0.0,
+        label_smoothing: Share = 0.0,
         stripes: PositiveInt | None = None,
         flip_average: bool = False,
         distance: Distance = "cosine",
@@ -199,13 +200,23 @@ class ReidModule(AdaptationModule):
 
     # -- evaluation --------------------------------------------------------------------------------------------------
 
+    def on_validation_start(self) -> None:
+        trainer = self.trainer
+        self._begin_ranking("validation_names", trainer.val_dataloaders, trainer.num_val_batches, rerank=False)
+
     def on_test_start(self) -> None:
-        names = getattr(getattr(self.trainer, "datamodule", None), "test_names", None) or ["target"]
-        loaders: Any = self.trainer.test_dataloaders
+        trainer = self.trainer
+        self._begin_ranking("test_names", trainer.test_dataloaders, trainer.num_test_batches, self.rerank)
+
+    def _begin_ranking(self, names: str, loaders: Any, batches: Sequence[int | float], rerank: bool) -> None:
+        sets = getattr(getattr(self.trainer, "datamodule", None), names, None) or ["target"]
         whole = [len(loader) for loader in (loaders if isinstance(loaders, list) else [loaders])]
-        if is_limited := list(self.trainer.num_test_batches) != whole:
-            logger.warning("trainer.limit_test_batches leaves out a part of queries and gallery: nothing is ranked.")
-        self.rankings = {} if is_limited else {n: Ranking(self.distance, self.rerank).to(self.device) for n in names}
+        if is_limited := list(batches) != whole:
+            logger.warning("A trainer.limit_... leaves out a part of queries and gallery: nothing is ranked.")
+        self.rankings = {} if is_limited else {n: Ranking(self.distance, rerank).to(self.device) for n in sets}
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
+        self.test_step(batch, batch_idx, dataloader_idx)
 
     def test_step(self, batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
         features = self.embed(batch["image"])
@@ -213,9 +224,15 @@ class ReidModule(AdaptationModule):
             ranking = list(self.rankings.values())[dataloader_idx]
             ranking.update(features, batch["person"], batch["camera"], batch["is_query"])
 
+    def on_validation_epoch_end(self) -> None:
+        self.log_dict({f"val/{name}": value for name, value in self._ranked().items()})
+
     def on_test_epoch_end(self) -> None:
-        for name, ranking in self.rankings.items():
-            self.log_dict({f"{name}/{score}": value for score, value in ranking.compute().items()})
+        self.log_dict(self._ranked())
+
+    def _ranked(self) -> dict[str, Tensor]:
+        scores = {name: ranking.compute() for name, ranking in self.rankings.items()}
+        return {f"{name}/{score}": value for name, parts in scores.items() for score, value in parts.items()}
 
     # -- selection ---------------------------------------------------------------------------------------------------
 

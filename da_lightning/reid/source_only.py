@@ -3,9 +3,11 @@
 from collections.abc import Iterator
 from typing import Any, Literal
 
+from pydantic import PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from da_lightning.arguments import Share
 from da_lightning.errors import UserError
 from da_lightning.reid.module import ReidModule
 from da_lightning.reid.networks.heads import Embedding
@@ -30,8 +32,8 @@ class ReidSourceOnly(ReidModule):
     def __init__(
         self,
         head: Literal["embedding", "batch_norm"] | None = "embedding",
-        embedding_size: int = 512,
-        dropout: float = 0.5,
+        embedding_size: PositiveInt = 512,
+        dropout: Share = 0.5,
         feature: Literal["pool5", "embedding"] = "pool5",
         **options: Any,
     ) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 import lightning.pytorch as L
+from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 
 from da_lightning.errors import UserError
@@ -46,13 +47,13 @@ class AdaptSegNet(AdversarialModule, SegmentationModule):
     def __init__(
         self,
         discriminator_optimizer: Mapping[str, Any],
-        source_iters: int = 0,
+        source_iters: NonNegativeInt = 0,
         levels: Literal[1, 2] = 2,
         adversarial_weights: tuple[float, float] = (0.001, 0.0002),
         gan: Gan = "vanilla",
-        discriminator_width: int = 64,
+        discriminator_width: PositiveInt = 64,
         adaptation_lr_factor: float = 1.0,
-        horizon: int | None = None,
+        horizon: PositiveInt | None = None,
         **options: Any,
     ) -> None:
         super().__init__(**options)

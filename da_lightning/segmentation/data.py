@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from pydantic import NonNegativeFloat
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
@@ -53,7 +54,7 @@ class SegmentationDataModule(SourceTargetDataModule):
         crop_size: Size | None = None,
         scale_jitter: tuple[float, float] = (1.0, 1.0),
         flip: bool = False,
-        colour_jitter: float = 0.0,
+        colour_jitter: NonNegativeFloat = 0.0,
         match_colours: bool = False,
         cache: bool = False,
         root: str | None = None,
@@ -62,6 +63,11 @@ class SegmentationDataModule(SourceTargetDataModule):
     ) -> None:
         tests, validations = tests or {}, validations or {}
         labelled = {f"tests.{n}": d for n, d in tests.items()} | {f"validations.{n}": d for n, d in validations.items()}
+        if not 0 < scale_jitter[0] <= scale_jitter[1]:
+            raise DataError(
+                f"data.scale_jitter={list(scale_jitter)} is no range of scales: give the smaller, above 0, then the "
+                "larger."
+            )
         self._check_sets(classes, {"source": source, "target": target, **labelled})
         target_size = target_image_size or image_size
         augment = Augmentation(crop_size, scale_jitter, flip, colour_jitter)

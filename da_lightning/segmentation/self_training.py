@@ -96,6 +96,12 @@ class SelfTrainedSegmenter(SourceOnly):
                 "method.target_statistics=true would write the target's statistics over those of a network whose batch "
                 "norm is frozen: set it to false, or method.network.bn_stats=batch."
             )
+        if rounds and source_iters >= self.max_iters:
+            log.warning(
+                "method.source_iters=%d leaves nothing of method.max_iters=%d to adapt in: raise the latter.",
+                source_iters,
+                self.max_iters,
+            )
         self.source_iters, self.iters_per_round = source_iters, iters_per_round
         self.round_lr_factor, self.round_lr_decay = round_lr_factor, round_lr_decay
         self.self_training = SelfTraining(
@@ -172,12 +178,17 @@ class SelfTraining(L.Callback):
         flip_average: bool,
         target_statistics: bool,
     ) -> None:
-        for name, (first, _, bound) in (("portion", portions), ("source_share", source_shares)):
+        for name, (first, step, bound) in (("portion", portions), ("source_share", source_shares)):
             for key, value in ((name, first), (f"max_{name}", bound)):
                 if not 0 < value <= 1:
                     raise UserError(
                         f"method.{key}={value} is not a share: give a number above 0 and up to 1, e.g. 0.2."
                     )
+            if _grown((first, step, bound), rounds) <= 0:
+                raise UserError(
+                    f"method.{name}_step={step} makes a share of 0 or less of method.{name}={first} within {rounds} "
+                    "rounds: raise it."
+                )
             if first > bound:
                 raise UserError(
                     f"method.{name}={first} is above method.max_{name}={bound}, which would cut it: raise that, too."
@@ -440,4 +451,4 @@ def _remembered(passes: Callable[[], Iterator[tuple[Tensor, list[Tensor]]]]) -> 
 def _grown(schedule: tuple[float, float, float], round_: int) -> float:
     """Value in round 1, 2, ...: first, first + growth, ..., bound."""
     first, growth, bound = schedule
-    return min(first + growth * (round_ - 1), bound)
+    return min(first + growth * max(0, round_ - 1), bound)

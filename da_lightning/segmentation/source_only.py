@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
+from pydantic import PositiveInt
 from torch import Tensor
 
 from da_lightning.segmentation.module import SegmentationModule
@@ -20,7 +21,7 @@ class SourceOnly(SegmentationModule):
         options: See :class:`~da_lightning.segmentation.module.SegmentationModule`.
     """
 
-    def __init__(self, horizon: int | None = None, **options: Any) -> None:
+    def __init__(self, horizon: PositiveInt | None = None, **options: Any) -> None:
         super().__init__(**options)
         self.save_hyperparameters()
         self.horizon = horizon or self.max_iters

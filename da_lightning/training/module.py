@@ -9,10 +9,12 @@ import lightning.pytorch as L
 import torch
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import clip_grad_norm_
 
 from da_lightning.errors import UserError
 from da_lightning.seeds import mixed_seed
+from da_lightning.training.ema import averaged_weights
 from da_lightning.training.exportable import Exportable
 from da_lightning.training.media import Overlay
 from da_lightning.training.optimizers import make_optimizer
@@ -89,6 +91,13 @@ class AdaptationModule(L.LightningModule):
     def updates(self, batch: dict[str, dict[str, Tensor]]) -> Iterator[tuple[str, dict[str, Term]]]:
         """Yield ``(player, terms)`` in the order of the updates; each is stepped before the next is computed."""
         raise NotImplementedError
+
+    def check_length(self, epoch: int) -> None:
+        """Look at the training's length in epochs of ``epoch`` iterations; before its stages, too.
+
+        Raises:
+            UserError: The method cannot train for so long, or so short.
+        """
 
     def pictures(self, sample: dict[str, Tensor], domain: str) -> list[Tensor]:
         """Columns of a picture of ``sample`` from ``domain`` (or a test set's name), uint8 RGB [B, 3, H, W] each."""
@@ -185,6 +194,13 @@ class AdaptationModule(L.LightningModule):
         for schedule in _as_list(self.lr_schedulers()):
             schedule.step()
 
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        # Between epochs all ranks have the statistics that checkpoints get: they validate, select and label alike.
+        if self.trainer.world_size > 1 and (self.trainer.is_last_batch or self.trainer.should_stop):
+            share_statistics(self)
+            with averaged_weights(self.trainer, self):
+                share_statistics(self)
+
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         # The hook comes after unscaling; clipping between backward and step would clip scaled fp16 gradients. Fused
         # optimisers unscale while they step, so that theirs still are.
@@ -217,6 +233,13 @@ class AdversarialModule(AdaptationModule):
 
     # Plain ``ddp`` fails at the second backward pass; see also the table of strategies in the documentation.
     ddp_strategy = "ddp_find_unused_parameters_true"
+
+
+def share_statistics(network: nn.Module) -> None:
+    """Give all ranks the batch-norm statistics of the first (DDP does so in automatic optimisation alone)."""
+    for norm in (part for part in network.modules() if isinstance(part, _BatchNorm)):
+        for buffer in norm.buffers():
+            torch.distributed.broadcast(buffer, 0)
 
 
 @contextmanager

@@ -9,7 +9,6 @@ import lightning.pytorch as L
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import Dataset, Subset
 
 from da_lightning.data.source_target import SourceTargetDataModule
@@ -132,10 +131,6 @@ class Selection(ModelCheckpoint):
             for batch in data.ordered_loader(self._images(data)):
                 yield trainer.strategy.batch_to_device(batch)
 
-        if trainer.world_size > 1:  # after a step the ranks' batch norms differ, and rank 0's are kept
-            for norm in (part for part in module.modules() if isinstance(part, _BatchNorm)):
-                for buffer in norm.buffers():
-                    torch.distributed.broadcast(buffer, 0)
         was_training = module.training
         module.eval()
         with trainer.precision_plugin.forward_context():

@@ -34,7 +34,7 @@ class UnpairedImages(SourceTargetDataModule):
     Args:
         source, target: Training sets; the target must be unlabelled.
         tests: Sets named ``source`` and ``target``, both or none.
-        validations: Source-like sets by name.
+        validations: Source-like sets by name, for methods of one's own; ours validate nothing.
         image_size: An integer resizes the shorter side to it (UNIT, MUNIT), (H, W) stretches (CycleGAN, DRIT), ``None``
             leaves images as they are.
         target_image_size: The same for the target; ``None`` is ``image_size``.

@@ -49,7 +49,7 @@ class UNITClassifier(UNIT):
         class_weight: float = 1.0,
         feature_weight: float = 0.0,
         classifier_width: PositiveInt = 64,
-        dropout: float = 0.0,
+        dropout: Share = 0.0,
         decay_from: Share = 0.5,
         init_from: str | list[str] | None = None,
         **options: Any,

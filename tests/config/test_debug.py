@@ -1,7 +1,6 @@
 """``debug=fast``, ``overfit`` and ``profile``."""
 
 import csv
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +21,7 @@ SHORT = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def _settings_restored() -> Iterator[None]:
-    yield
-    torch.set_flush_denormal(False)
-    torch.set_float32_matmul_precision("highest")
+pytestmark = pytest.mark.usefixtures("_settings_restored")
 
 
 def ran(folder: Path, *options: str) -> list[dict[str, str]]:

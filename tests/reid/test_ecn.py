@@ -130,6 +130,11 @@ def test_neighbourhoods_that_never_begin_are_told(tmp_path: Path, caplog: pytest
         assert ("never begins in 3 epochs" in caplog.text) == is_told
 
 
+def test_an_adaptation_that_never_begins_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    a_method(camera=False, source_iters=99).check_length(2)
+    assert "method.source_iters=99 leaves nothing of method.max_iters" in caplog.text
+
+
 def test_camera_invariance_needs_camera_styles(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"data\.camera_style .*method\.camera=false"):
         trainer(tmp_path).fit(a_method(), some_data())
@@ -266,7 +271,9 @@ def test_ddp_sends_no_memory(tmp_path: Path) -> None:
 
 
 def test_a_sharded_memory_learns_what_a_whole_one_does_and_goes_on(tmp_path: Path) -> None:
+    """Under averaged weights, whose checkpoints hold all weights twice."""
     line = ["method=ecn", *tiny("ecn"), "method.camera=false", "trainer.devices=2", "method.optimizer.name=SGD"]
+    line.append("callbacks=ema")
     sharded = [*line, "method.shard_memory=true"]
     ends = []
     for name, options in (("whole", line), ("sharded", sharded)):
@@ -276,7 +283,11 @@ def test_a_sharded_memory_learns_what_a_whole_one_does_and_goes_on(tmp_path: Pat
     whole, parted = (torch.load(file, weights_only=True)["state_dict"] for file in ends)
     assert whole["memory.bank"].any()
     torch.testing.assert_close(parted, whole, rtol=1e-3, atol=1e-4)
-    succeeded(command([*sharded, "method.max_iters=12", f"ckpt_path={ends[1]}"], tmp_path / "further"))
-    (run,) = run_folders(tmp_path / "further")
-    bank = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]["memory.bank"]
-    assert bank.shape == whole["memory.bank"].shape and bank.any()
+    # Two epochs in which the rows stay as they are but for the images seen.
+    further = []
+    for name, options, end in (("whole", line, ends[0]), ("sharded", sharded, ends[1])):
+        folder = tmp_path / f"further_{name}"
+        succeeded(command([*options, "method.max_iters=8", f"ckpt_path={end}"], folder))
+        (run,) = run_folders(folder)
+        further.append(torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]["memory.bank"])
+    torch.testing.assert_close(*further, rtol=1e-3, atol=1e-3)

@@ -8,10 +8,12 @@ from typing import Any
 import lightning.pytorch as L
 import pytest
 import torch
+from tiny_runs import composed
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.io import read_image
 
+from da_lightning.config.build import build
 from da_lightning.errors import CheckpointError, UserError
 from da_lightning.reid import pictures
 from da_lightning.reid.data import PersonDataModule
@@ -153,6 +155,18 @@ def test_dropout_is_between_embedding_and_classifier() -> None:
     assert 0.4 < (seen[0] == 0).float().mean() < 0.6
 
 
+def test_official_rates_fall_at_the_fortieth_epoch_of_sixty() -> None:
+    for experiment, epoch in (("ecn_market2duke", 101), ("spgan_market2duke", 808)):
+        options = composed(f"experiment={experiment}").method
+        module = method(num_persons=3, max_iters=60 * epoch, decay_at=list(options.decay_at))
+        assert module.lr_factor(40 * epoch - 1) == 1 and module.lr_factor(40 * epoch) == pytest.approx(0.1)
+
+
+def test_epochs_are_no_shares() -> None:
+    with pytest.raises(UserError, match=r"method\.decay_at\.0=40 was refused"):
+        build(composed("method=reid_source_only", "method.decay_at=[40]").method, "method")
+
+
 def test_learning_rates() -> None:
     frozen = {"name": "resnet18", "frozen_stages": 2}
     module = method(backbone=frozen, num_persons=3, max_iters=90, decay_at=[1 / 3, 2 / 3], backbone_lr_factor=0.1)
@@ -278,6 +292,16 @@ def test_scores_and_the_picture_of_each_test_set(tmp_path: Path, monkeypatch: py
             assert shown and (image[1, 0, 0] > 0.5) == (shown[0]["person"] == QUERY[query]["person"])
         apart = [distance(module, QUERY[query]["image"], image[:, 3:-3, 3:-3] * 255) for image in rest[: len(kept)]]
         assert apart == pytest.approx(sorted(apart), abs=1e-6)
+
+
+def test_validations_are_ranked_each_epoch(tmp_path: Path) -> None:
+    module, held_out = method(max_iters=2), data()
+    held_out.validations = {"source": held_out.tests["source"]}
+    fit = trainer(tmp_path)
+    fit.fit(module, held_out)
+    expected = fit.test(module, held_out, verbose=False)[0]["source/map"]
+    fit.validate(module, held_out, verbose=False)
+    assert fit.callback_metrics["val/source/map"] == pytest.approx(expected)
 
 
 def counts(query: dict[str, Any], item: dict[str, Any]) -> bool:

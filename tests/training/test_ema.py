@@ -1,5 +1,7 @@
 """Averaged weights: what they are, and that tests, labels, checkpoints, resumes and predictions take them."""
 
+import hashlib
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -131,3 +133,18 @@ def test_one_option_adds_it_and_a_run_goes_on_with_it_alone(tmp_path: Path) -> N
 def test_a_decay_of_one_would_never_learn() -> None:
     with pytest.raises(UserError, match=r"decay=1.0 is no decay"):
         AveragedWeights(1.0)
+
+
+@pytest.mark.usefixtures("_settings_restored")
+def test_what_writes_files_at_the_end_has_the_average_whatever_the_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DA_TRUSTED_PACKAGES", "tiny_runs")
+    # A method's own callbacks are composed before those that the command chooses.
+    cfg = composed("method=segmentation_source_only", *tiny("segmentation_source_only"), "callbacks=ema")
+    cfg.callbacks = {"writer": {"_target_": "tiny_runs.WriteChecksum"}, **cfg.callbacks}
+    train_and_test(cfg, tmp_path, "segmentation_source_only", "toy_streets")
+    averaged = load_method(tmp_path / "checkpoints" / "last.ckpt")
+    content = b"".join(p.detach().contiguous().numpy().tobytes() for p in averaged.parameters())
+    written = json.loads((tmp_path / "rank_0.json").read_text())
+    assert written["parameters"] == hashlib.sha256(content).hexdigest()

@@ -152,3 +152,14 @@ def test_a_run_killed_while_labelling_and_inside_a_round_ends_as_if_undisturbed(
         assert not list(folder.glob("pseudo_labels/*.partial"))
     scores = [json.loads((folder / "metrics.json").read_text())["test"] for folder in (whole, resumed, moved)]
     assert scores[0] == scores[1] == scores[2]
+
+
+@pytest.mark.parametrize("option", ["portion_step=-0.2", "source_share_step=-1.0"])
+def test_a_schedule_that_ends_below_0_is_told_before_it_begins(option: str) -> None:
+    with pytest.raises(UserError, match=f"method.{option} makes a share of 0 or less .* within 2 rounds"):
+        built("cbst", f"method.{option}")
+
+
+def test_rounds_that_never_begin_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    built("cbst", "method.max_iters=2")
+    assert "method.source_iters=2 leaves nothing of method.max_iters=2 to adapt in" in caplog.text

@@ -1,9 +1,11 @@
 """A small encoder-decoder that trains from scratch on two CPU cores."""
 
 import torch
+from pydantic import PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from da_lightning.arguments import Share
 from da_lightning.segmentation.networks.base import SegmentationNetwork
 from da_lightning.training.convolutions import StridedPointwise
 
@@ -20,7 +22,9 @@ class LightNet(SegmentationNetwork):
 
     normalisation = {"mean": [0.45] * 3, "std": [0.25] * 3}
 
-    def __init__(self, num_classes: int, width: int = 16, dropout: float = 0.0, multi_level: bool = False) -> None:
+    def __init__(
+        self, num_classes: int, width: PositiveInt = 16, dropout: Share = 0.0, multi_level: bool = False
+    ) -> None:
         super().__init__()
         self.stem = _conv(3, width, stride=2)
         self.stage4 = _Residual(width, 2 * width, stride=2)

@@ -60,8 +60,9 @@ def measured(module: TranslationModule, judge: nn.Module) -> list[float | None]:
     ]
     spread = follows = None
     if module.style_dim:
-        codes = torch.randn(STYLES, module.style_dim)
-        colours = torch.stack([colour(module.translate(drawings, "target", c.expand(DRAWINGS, -1))) for c in codes])
+        # Each drawing has styles of its own: the same few for all would make the spread itself a matter of chance.
+        codes = torch.randn(STYLES, DRAWINGS, module.style_dim)
+        colours = torch.stack([colour(module.translate(drawings, "target", code)) for code in codes])
         spread = float(colours.var(0).sum(-1).mean() / colour(photos).var(0).sum())
         givers = photos[:DRAWINGS]
         given = module.translate(drawings, "target", module.encode_style(givers, "target"))

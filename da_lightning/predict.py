@@ -12,7 +12,7 @@ batch_size=     images of one size that go through the network together (8; segm
 An input that has labels becomes a labelled set of the same layout. It has them
   - as a folder with images/ and labels/ in it,
   - by labels=, a folder of label files with the images' names, or
-  - by list_file=, a text file of `image label` lines; all are relative to input, and the output has its list.
+  - by list_file=, a text file of `image label` lines; it and they are relative to input, and the output has its list.
 
 Translation
 to=target             or source; a number, from 0, for a method of more than two domains

@@ -4,11 +4,9 @@ Composes the options under ``conf/``, then trains and tests; :mod:`da_lightning.
 :mod:`da_lightning.session` do the work.
 """
 
-import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from da_lightning.config import CONF_DIR
-from da_lightning.config.resume import unfinished_stamp
+from da_lightning.config.stamp import set_stamp
 from da_lightning.config.sweeps import job_of_sweep, prefer_own_presets
 from da_lightning.errors import UserError
 
@@ -33,8 +31,7 @@ def main() -> None:
     arguments = sys.argv[1:]
     refuse_swept_devices(arguments)
     refuse_empty_groups(arguments)
-    # Lightning starts a process for each device by running this command again; the stamp keeps all in one folder.
-    os.environ.setdefault("DA_RUN_STAMP", unfinished_stamp(arguments) or datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
+    set_stamp(arguments)
     prefer_own_presets()
     hydra.main(config_path=str(CONF_DIR), config_name="config", version_base="1.3")(run)()
 

@@ -50,6 +50,8 @@ def train_and_test(cfg: DictConfig, run_dir: Path, method: str, data_name: str) 
         summary = json.loads((run_dir / "metrics.json").read_text())
         return summary["test"].get(cfg.objective or summary.get("objective"))
     checkpoint = _checkpoint_to_resume(cfg, run_dir)
+    if cfg.resume == "auto" and not checkpoint:
+        log.info("resume=auto: this run has no checkpoint to go on from, and begins anew.")
     # Tells of a damaged or hostile file before anything is built.
     content = read_checkpoint(checkpoint) if checkpoint else {}
     L.seed_everything(cfg.seed, workers=True, verbose=False)
@@ -83,7 +85,8 @@ def train_and_test(cfg: DictConfig, run_dir: Path, method: str, data_name: str) 
                 "selection": how,
                 "objective": objective,
                 "versions": known["versions"],
-                "iterations": module.iterations_done,
+                # None have been counted here where Lightning has started processes to train in.
+                "iterations": trainer.fit_loop.epoch_loop.batch_progress.total.ready or module.max_iters,
                 "devices": trainer.world_size,
                 "test": scores,
                 "seconds": round(time.monotonic() - started, 1),

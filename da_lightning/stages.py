@@ -7,6 +7,7 @@ from typing import Any, cast
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from da_lightning.config.build import build
+from da_lightning.data.source_target import SourceTargetDataModule
 from da_lightning.session import train_and_test
 from da_lightning.training.strategy import count_processes
 
@@ -45,12 +46,14 @@ def train_in_stages(
         provided = {option: run_dir / name / part for option, part in stage["provides"].items()}
         if not stage["needed"] or all(OmegaConf.select(cfg, option) is not None for option in provided):
             continue
+        if earlier := _earlier(cfg.ckpt_path, {option: f"{name}/{part}" for option, part in stage["provides"].items()}):
+            log.info("Stage %s is that of the run that goes on: %s.", name, ", ".join(map(str, earlier.values())))
+            for option, folder in earlier.items():
+                OmegaConf.update(cfg, option, str(folder))
+            continue
         if not is_checked:  # what is wrong with the method must not wait for the end of its stages
             data, own = build(cfg.data, "data"), build(cfg.method, "method")
-            trainer = cfg.trainer
-            own.check_length(
-                data.epoch_length(count_processes(trainer.accelerator, trainer.devices, trainer.num_nodes))
-            )
+            own.check_length(_epoch_length(data, cfg.trainer))
             is_checked = True
         parts = _parts(name, stage)
         log.info("Stage %s comes first, for %s, in %d training(s).", name, " and ".join(provided), len(parts))
@@ -60,6 +63,26 @@ def train_in_stages(
         for option, folder in provided.items():
             OmegaConf.update(cfg, option, str(folder))
     return train_and_test(_sorted(cfg, group=group, job_type="method", name=run), run_dir, method, data_name)
+
+
+def _epoch_length(data: SourceTargetDataModule, trainer: DictConfig) -> int:
+    """Iterations of an epoch under the trainer's options."""
+    length = data.epoch_length(count_processes(trainer.accelerator, trainer.devices, trainer.num_nodes))
+    limit = trainer.get("limit_train_batches")
+    if limit is None:
+        return length
+    return max(1, min(length, limit) if isinstance(limit, int) else int(length * limit))
+
+
+def _earlier(checkpoint: str | None, provided: dict[str, str]) -> dict[str, Path]:
+    """What a stage left beside the run of ``checkpoint``, by option; nothing where a part of it is missing.
+
+    A method trains when its stages have ended, so that a checkpoint of it shows that they have.
+    """
+    if checkpoint is None:
+        return {}
+    found = {option: Path(checkpoint).resolve().parents[1] / part for option, part in provided.items()}
+    return found if all(folder.exists() for folder in found.values()) else {}
 
 
 def _sorted(cfg: DictConfig, **places: str | None) -> DictConfig:

@@ -232,6 +232,15 @@ def on_two_devices(tmp_path_factory: pytest.TempPathFactory) -> dict[str, OnTwoD
         return {method: run for methods, run in runs for method in methods}
 
 
+def test_two_devices_agree_inside_an_epoch_and_on_averages(tmp_path: Path) -> None:
+    observed = ["trainer.devices=2", "callbacks=ema", "+callbacks.checksum={_target_: tiny_runs.WriteChecksum}"]
+    options = [*tiny("segmentation_source_only"), "method.max_iters=5", *observed]
+    succeeded(command(["method=segmentation_source_only", *options], tmp_path))
+    (run,) = run_folders(tmp_path)
+    one, other = (json.loads((run / f"rank_{rank}.json").read_text()) for rank in range(2))
+    assert one == other
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_two_devices_end_with_equal_weights_in_one_folder(method: str, on_two_devices: dict[str, OnTwoDevices]) -> None:
     run = on_two_devices[method]

@@ -275,6 +275,24 @@ def test_jobs_that_left_nothing_are_named(tmp_path: Path) -> None:
     assert "Jobs that left no results, failed or still running: 1." in page_of(sweep)
 
 
+def test_the_stage_of_a_job_that_failed_is_no_job(tmp_path: Path) -> None:
+    sweep = swept_runs(tmp_path / "sweep", {"method.portion": [0.1, 0.2, 0.4]})
+    for file in ("metrics.json", "metrics.csv"):
+        (sweep / "1" / file).unlink()
+    finished_run(sweep / "1" / "translator", method="spgan/translator")
+    assert find_runs(sweep) == [sweep / "0", sweep / "2"]
+    assert "Jobs that left no results, failed or still running: 1." in page_of(sweep)
+
+
+def test_runs_whose_scores_are_all_nan_have_their_page(tmp_path: Path) -> None:
+    runs = [finished_run(tmp_path / name, name) for name in ("adaptsegnet", "cbst")]
+    for run in runs:
+        summary = json.loads((run / "metrics.json").read_text())
+        summary["test"] = {"target/miou": None}
+        write(run / "metrics.json", json.dumps(summary))
+    assert "adaptsegnet" in page_of(*runs)
+
+
 # -- mistakes ----------------------------------------------------------------------------------------------------------
 
 

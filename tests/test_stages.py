@@ -78,6 +78,8 @@ def test_a_stage_of_pairs_of_cameras_is_a_run_for_each_and_one_folder(runs: list
     [
         (("method=spgan", "method.head=nonsense"), "method.head='nonsense' was refused"),
         (("method=ecn", "method.alpha_step=0.5"), "method.alpha_step=0.5 would stop the memory"),
+        (("method=ecn", "+trainer.limit_train_batches=1"), "epochs of 1 iterations"),
+        (("method=spgan", "method.optimizer.lr=-1"), "learning rate of at least 0"),
         (("method=ecn", "data=person_folders", "data.source.root=nowhere", "data.target.root=."), "nowhere"),
     ],
 )
@@ -101,6 +103,14 @@ def test_what_is_wrong_with_the_method_does_not_wait_for_its_stages(
 def test_what_is_given_or_not_needed_is_not_made(overrides: tuple[str, ...], runs: list) -> None:
     started(*overrides)
     assert [folder for _, folder, _ in runs] == [Path("run")]
+
+
+def test_a_run_that_goes_on_takes_the_stages_that_it_had(runs: list, tmp_path: Path) -> None:
+    (tmp_path / "translator" / "translated").mkdir(parents=True)
+    started("method=spgan", f"ckpt_path={tmp_path}/checkpoints/last.ckpt")
+    (method, folder, _), *_ = runs
+    assert [run for _, run, _ in runs] == [Path("run")]
+    assert method.data.translated == str(tmp_path / "translator" / "translated")
 
 
 def test_ecn_learns_the_style_of_each_pair_of_cameras_first(tmp_path: Path) -> None:

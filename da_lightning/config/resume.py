@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
@@ -16,15 +17,15 @@ def unfinished_stamp(arguments: Sequence[str], root: Path = Path()) -> str | Non
     """
     if "resume=auto" not in arguments:
         return None
-    words = [argument for argument in arguments if not argument.startswith("-") and argument != "resume=auto"]
+    given = get_args_parser().parse_known_args(arguments)[0]  # Hydra's own, which knows what belongs to a flag
+    words = [word for word in given.overrides if word != "resume=auto"]
     try:
         overrides = OverridesParser.create().parse_overrides(words)
     except HydraException:  # Hydra will tell
         return None
     # As Hydra records them: without those of its own options.
     wanted = {override.input_line for override in overrides if not override.is_hydra_override()}
-    is_sweep = "-m" in arguments or "--multirun" in arguments
-    candidates = _sweeps(root) if is_sweep else _runs(root)
+    candidates = _sweeps(root) if given.multirun else _runs(root)
     matching = [folder for folder, overrides in candidates if {o for o in overrides if o != "resume=auto"} == wanted]
     return max((folder.name for folder in matching), default=None)
 

@@ -13,6 +13,8 @@ from da_lightning.errors import DataError
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm", ".tif", ".tiff")
 
+_ORIENTATION, _LYING = 0x0112, (5, 6, 7, 8)  # EXIF tag, and its values that exchange width and height
+
 
 def find_images(root: Path, folder: str = "", ending: str = "") -> dict[str, Path]:
     """Find the image files at any depth under ``root/folder``, through links, except hidden ones.
@@ -30,7 +32,8 @@ def find_images(root: Path, folder: str = "", ending: str = "") -> dict[str, Pat
     """
     top = root / folder
     files: dict[str, Path] = {}
-    for place, _, names in os.walk(top, followlinks=True):
+    for place, folders, names in os.walk(top, followlinks=True):
+        folders[:] = [folder for folder in folders if not folder.startswith(".")]  # os.walk goes by what is left
         here = Path(place).relative_to(top)
         for stem, suffix in map(os.path.splitext, names):
             if suffix.lower() in IMAGE_SUFFIXES and stem.endswith(ending) and not stem.startswith("."):
@@ -144,6 +147,12 @@ def read_image(path: Path) -> Tensor:
     with open_image(path) as image:
         check_depth(path, image.mode)
         return pil_to_tensor(ImageOps.exif_transpose(image).convert("RGB"))
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """Width and height, turned as the EXIF orientation says."""
+    width, height = image.size
+    return (height, width) if image.getexif().get(_ORIENTATION) in _LYING else (width, height)
 
 
 def check_depth(path: Path, mode: str) -> None:

@@ -10,10 +10,8 @@ from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import resize
 
-from da_lightning.data.folders import check_depth, check_pairs, find_images, open_image, read_list
+from da_lightning.data.folders import check_depth, check_pairs, find_images, open_image, read_list, upright_size
 from da_lightning.errors import DataError, UserError
-
-_ORIENTATION, _LYING = 0x0112, (5, 6, 7, 8)  # EXIF tag, and its values that exchange width and height
 
 
 @dataclass(frozen=True)
@@ -72,36 +70,38 @@ def _listed(root: Path, list_file: str) -> list[Input]:
     return list(inputs.values())
 
 
-def batches(inputs: Sequence[Input], batch_size: int) -> Iterator[list[int]]:
+def batches(inputs: Sequence[Input], batch_size: int, are_resized: bool = False) -> Iterator[list[int]]:
     """Positions of inputs whose images are of one size, ``batch_size`` of them at most; every file is looked at first.
 
+    Args:
+        are_resized: Labels will be resized with their images, and so must be of ids.
+
     Raises:
-        DataError: A file that is no image of 8 bits a channel, or a label of another size than its image.
+        DataError: A file that is no image of 8 bits a channel, a label of another size than its image, or not of ids.
     """
     sizes: dict[tuple[int, int], list[int]] = {}
     for position, item in enumerate(inputs):
         with open_image(item.image) as image:
             check_depth(item.image, image.mode)
-            size = _upright_size(image)
+            size = upright_size(image)
         if item.label:
-            _check_label(item.label, item.image, size)
+            _check_label(item.label, item.image, size, are_resized)
         sizes.setdefault(size, []).append(position)
     for positions in sizes.values():
         yield from (positions[i : i + batch_size] for i in range(0, len(positions), batch_size))
 
 
-def _upright_size(image: Image.Image) -> tuple[int, int]:
-    """Width and height, turned as the EXIF orientation says."""
-    width, height = image.size
-    return (height, width) if image.getexif().get(_ORIENTATION) in _LYING else (width, height)
-
-
-def _check_label(label: Path, path: Path, size: tuple[int, int]) -> None:
+def _check_label(label: Path, path: Path, size: tuple[int, int], is_resized: bool) -> None:
     with open_image(label) as image:
         if image.size != size:
             raise DataError(
                 f"{label} is {image.size[0]}x{image.size[1]}, but {path}, upright as its EXIF orientation says, is "
                 f"{size[0]}x{size[1]}: give labels of the size of their images."
+            )
+        if is_resized and image.mode not in ("L", "P", "I;16"):
+            raise DataError(
+                f"{label} has mode {image.mode}, not one channel of ids, and cannot be resized with its image: "
+                "leave out image_size."
             )
 
 
@@ -122,21 +122,12 @@ def with_shorter_side(image: Tensor, side: int | None) -> Tensor:
 
 
 def copy_label(label: Path, to: Path, size: tuple[int, int] | None = None) -> None:
-    """Copy a label file; for an image of another ``size`` (H, W) each pixel takes the nearest id.
-
-    Raises:
-        DataError: A label to be resized that is not one channel of ids.
-    """
+    """Copy a label file; for an image of another ``size`` (H, W) each pixel takes the nearest id."""
     to.parent.mkdir(parents=True, exist_ok=True)
     if size is None:
         shutil.copyfile(label, to)
         return
     with open_image(label) as image:
-        if image.mode not in ("L", "P", "I;16"):
-            raise DataError(
-                f"{label} has mode {image.mode}, not one channel of ids, and cannot be resized with its image: "
-                "leave out image_size."
-            )
         image.resize(size[::-1], Image.Resampling.NEAREST).save(to)
 
 

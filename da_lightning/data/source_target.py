@@ -11,7 +11,7 @@ from pydantic import NonNegativeInt, PositiveInt
 from torch.utils.data import DataLoader, Dataset
 
 from da_lightning.data.samplers import PassSampler, ShardSampler
-from da_lightning.errors import DataError
+from da_lightning.errors import DataError, UserError
 
 log = logging.getLogger(__name__)
 
@@ -113,6 +113,26 @@ class SourceTargetDataModule(L.LightningDataModule):
         if self.mode == "source":
             return max(1, batches["source"])
         return max(1, max(batches.values()) if self.mode == "max_size_cycle" else min(batches.values()))
+
+    def setup(self, stage: str) -> None:
+        """Look before training at what would go wrong at its end, or without a word.
+
+        Raises:
+            DataError: A test or validation set with fewer samples than there are devices.
+            UserError: A trainer that would divide among the devices what is divided already.
+        """
+        for name, dataset in (self.tests | self.validations).items():
+            if (size := len(cast(Sized, dataset))) < self._world_size:
+                raise DataError(
+                    f"The set {name} has {size} samples, fewer than the {self._world_size} devices: take fewer, or add "
+                    "samples."
+                )
+        connector = getattr(self.trainer, "_accelerator_connector", None)
+        if self._world_size > 1 and getattr(connector, "use_distributed_sampler", False):
+            raise UserError(
+                "Each device draws its own part of the data here: give L.Trainer(use_distributed_sampler=False), or it "
+                "would see a part of a part."
+            )
 
     def unlabelled_target(self) -> Dataset:
         """The target's training images by plain index, as in a test and without labels."""

@@ -142,6 +142,7 @@ class CameraStyle(StarGAN):
         self.save_hyperparameters()
         if self.metrics:
             raise UserError(f"method.metrics={list(self.metrics)} compare two domains, not cameras: leave them out.")
+        self.end_of_constructor()
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
@@ -151,7 +152,8 @@ class CameraStyle(StarGAN):
         expected = self.hparams["num_domains"]
         if expected is None:
             self.hparams["num_domains"] = found
-            self.build(found)
+            with self.drawn_as_constructed():
+                self.build(found)
         elif expected != found:
             raise UserError(f"method.num_domains={expected}, but the data have {found} cameras: leave num_domains out.")
 

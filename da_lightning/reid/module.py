@@ -22,6 +22,7 @@ from da_lightning.reid.ranking import Ranking
 from da_lightning.training.checkpoints import read_checkpoint
 from da_lightning.training.exportable import Exportable
 from da_lightning.training.module import AdaptationModule, Player
+from da_lightning.training.optimizers import optimizer_options
 from da_lightning.training.scores import NeighbourhoodDensity, SelectionScore
 from da_lightning.training.weights import check_children
 
@@ -78,7 +79,8 @@ class ReidModule(AdaptationModule):
         seed: int = 0,
     ) -> None:
         super().__init__(max_iters, accumulate, seed)
-        self.optimizer_options, self.backbone_lr_factor, self.clip_norm = optimizer, backbone_lr_factor, clip_norm
+        self.optimizer_options, self.clip_norm = optimizer_options(optimizer), clip_norm
+        self.backbone_lr_factor = backbone_lr_factor
         self.decay_at, self.decay_factor, self.label_smoothing = decay_at, decay_factor, label_smoothing
         self.stripes, self.flip_average, self.distance, self.rerank = stripes, flip_average, distance, rerank
         self.num_persons, self.image_size, self.interpolation = num_persons, image_size, interpolation
@@ -97,6 +99,7 @@ class ReidModule(AdaptationModule):
             self.classifier = self._make_classifier(self.num_persons)
         if self.init_from:
             self._load(self.init_from)
+        self.end_of_constructor()
 
     def official_state(self, content: Mapping[str, Any]) -> dict[str, Any]:
         """The weights in a file that is not ours, under our names."""
@@ -159,7 +162,8 @@ class ReidModule(AdaptationModule):
             raise UserError("method.num_persons must be set: there is no data module that knows the source's persons.")
         if self.num_persons is None:
             self.num_persons = self.hparams["num_persons"] = persons
-            self.classifier = self._make_classifier(persons).to(self.device)
+            with self.drawn_as_constructed():
+                self.classifier = self._make_classifier(persons).to(self.device)
         elif stage == "fit" and persons != self.num_persons:
             raise UserError(
                 f"method.num_persons={self.num_persons}, but the source has {persons} persons: leave num_persons out."
@@ -210,10 +214,14 @@ class ReidModule(AdaptationModule):
 
     def _begin_ranking(self, names: str, loaders: Any, batches: Sequence[int | float], rerank: bool) -> None:
         sets = getattr(getattr(self.trainer, "datamodule", None), names, None) or ["target"]
+        self.rankings = {}
+        if self.trainer.sanity_checking:  # some batches, which may have no gallery
+            return
         whole = [len(loader) for loader in (loaders if isinstance(loaders, list) else [loaders])]
-        if is_limited := list(batches) != whole:
+        if list(batches) != whole:
             logger.warning("A trainer.limit_... leaves out a part of queries and gallery: nothing is ranked.")
-        self.rankings = {} if is_limited else {n: Ranking(self.distance, rerank).to(self.device) for n in sets}
+            return
+        self.rankings = {name: Ranking(self.distance, rerank).to(self.device) for name in sets}
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
         self.test_step(batch, batch_idx, dataloader_idx)

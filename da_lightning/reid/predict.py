@@ -11,9 +11,11 @@ import torch
 from rich.progress import track
 from torch import Tensor
 from torchvision.io import encode_jpeg
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2.functional import resize
 
 from da_lightning.data.folders import read_image
-from da_lightning.data.inputs import Input, check_numbers, find_inputs, with_shorter_side
+from da_lightning.data.inputs import Input, check_numbers, find_inputs
 from da_lightning.errors import UserError
 from da_lightning.reid.data import Resize
 from da_lightning.reid.distances import comparable, smallest
@@ -117,7 +119,10 @@ def _page(rankings: Sequence[Ranking], total: int) -> str:
 
 
 def _cell(item: Input, caption: str) -> str:
-    image = with_shorter_side(read_image(item.image), _THUMBNAIL)
+    image = read_image(item.image)
+    sides = image.shape[-2:]
+    scale = min(_THUMBNAIL / min(sides), 16 * _THUMBNAIL / max(sides))  # JPEG has a longest side
+    image = resize(image, [max(1, round(scale * side)) for side in sides], InterpolationMode.BICUBIC, antialias=True)
     data = b64encode(encode_jpeg(image, quality=80).numpy().tobytes()).decode()
     return f'<td><img src="data:image/jpeg;base64,{data}"><small>{escape(caption)}</small></td>'
 

@@ -13,7 +13,7 @@ from da_lightning.errors import UserError
 from da_lightning.reid.networks.siamese import SiaNet, attraction, repulsion
 from da_lightning.reid.translated import images_of
 from da_lightning.training.module import Player, Term, frozen
-from da_lightning.training.optimizers import options_over
+from da_lightning.training.optimizers import optimizer_options
 from da_lightning.translation.cyclegan import CycleGAN, Images
 
 Negatives = Literal["paper", "tf_demo", "pytorch"]
@@ -82,13 +82,14 @@ class SPGAN(CycleGAN):
         self.save_hyperparameters()
         self.refuse_accumulation("SPGAN")
         self.contrastive_weight, self.margin, self.negatives = contrastive_weight, margin, negatives
-        self.siamese_optimizer = options_over(self.optimizer_options, siamese_optimizer)
+        self.siamese_optimizer = optimizer_options(self.optimizer_options, siamese_optimizer)
         self.siamese_from, self.contrastive_from = siamese_from, contrastive_from
         self.generator_every = generator_every
         self._siamese_sizes = siamese_blocks, siamese_width, siamese_hidden, siamese_embedding
         self._init_from = init_from
         if image_size is not None:
             self.build(image_size)
+        self.end_of_constructor()
 
     def build(self, image_size: tuple[int, int]) -> None:
         """Make the SiaNet for such images, and begin from ``init_from``."""
@@ -107,7 +108,8 @@ class SPGAN(CycleGAN):
             raise UserError("method.image_size must be set where the data are no UnpairedImages: [height,width].")
         height, width = data.source_view[0, 0]["image"].shape[1:]
         self.hparams["image_size"] = [height, width]
-        self.build((height, width))
+        with self.drawn_as_constructed():
+            self.build((height, width))
 
     def players(self) -> dict[str, Player]:
         return super().players() | {"siamese": self.player([self.siamese], self.siamese_optimizer)}

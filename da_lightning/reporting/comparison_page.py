@@ -219,6 +219,8 @@ def _strips(
         return [], ("", "")
     values = {id(g): [v for run in g.runs if (v := run.scores.get(objective)) is not None] for g in groups}
     known = [value for found in values.values() for value in found]
+    if not known:
+        return [], ("", "")
     low, high = min(known), max(known)
     margin = (high - low or abs(high) or 1.0) * 0.06
     low, high = low - margin, high + margin

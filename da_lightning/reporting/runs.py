@@ -165,7 +165,9 @@ def _runs_below(folder: Path) -> Iterator[Path]:
         yield folder
         return
     for below in folder.iterdir():
-        if below.is_dir() and not below.name.startswith("."):
+        # A run without results is none, and its stages are not runs of their own.
+        is_unfinished = (below / ".hydra").is_dir() and not is_run(below)
+        if below.is_dir() and not below.name.startswith(".") and not is_unfinished:
             yield from _runs_below(below)
 
 

@@ -15,7 +15,7 @@ from da_lightning.segmentation.networks.discriminator import OutputDiscriminator
 from da_lightning.training.callbacks import KeepSourceOnly
 from da_lightning.training.losses import Gan, gan_loss
 from da_lightning.training.module import AdversarialModule, Player, Term, frozen
-from da_lightning.training.optimizers import poly
+from da_lightning.training.optimizers import optimizer_options, poly
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ class AdaptSegNet(AdversarialModule, SegmentationModule):
     ) -> None:
         super().__init__(**options)
         self.save_hyperparameters()
-        self.discriminator_optimizer, self.gan = discriminator_optimizer, gan
+        self.discriminator_optimizer, self.gan = optimizer_options(discriminator_optimizer), gan
         self.adversarial_weights = adversarial_weights[:levels]
         self.source_iters, self.adaptation_lr_factor = source_iters, adaptation_lr_factor
         if source_iters >= self.max_iters:

@@ -82,6 +82,12 @@ class SegmentationDataModule(SourceTargetDataModule):
         )
         self.source_view, self.target_view = source_view, target_view
 
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        if stage == "fit":
+            for view in (*self.tests.values(), *self.validations.values()):
+                cast(EvaluationView, view).dataset.check_sizes()
+
     def unlabelled_target(self) -> Dataset:
         return self.target_view.unaugmented()
 

@@ -1,6 +1,7 @@
 """Losses of segmentation adaptation; all sums are float32."""
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -14,6 +15,13 @@ def upsampled(logits: Tensor, size: tuple[int, int] | torch.Size, align_corners:
 
 
 def pixel_cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
-    """Mean over the valid pixels of ``label`` [B, H, W]; 0, not NaN, where there is none."""
+    """Mean over the valid pixels of ``label`` [B, H, W]; 0, not NaN, where there is none.
+
+    On several ranks, all of which call it, the mean of their results is that over the valid pixels of all.
+    """
     summed = F.cross_entropy(logits, label, ignore_index=IGNORE, reduction="sum")
-    return summed / (label != IGNORE).sum().clamp(min=1)
+    valid = (label != IGNORE).sum()
+    if dist.is_available() and dist.is_initialized():
+        dist.all_reduce(valid)
+        return summed * dist.get_world_size() / valid.clamp(min=1)
+    return summed / valid.clamp(min=1)

@@ -17,6 +17,7 @@ from da_lightning.segmentation.networks.weights import load_weights
 from da_lightning.training.exportable import Exportable
 from da_lightning.training.media import Overlay
 from da_lightning.training.module import AdaptationModule, Player, Term
+from da_lightning.training.optimizers import optimizer_options
 from da_lightning.training.scores import MeanEntropy, PixelNeighbourhoodDensity, SelectionScore
 
 
@@ -53,7 +54,7 @@ class SegmentationModule(AdaptationModule):
         seed: int = 0,
     ) -> None:
         super().__init__(max_iters, accumulate, seed)
-        self.classes, self.optimizer_options = dict(classes), optimizer
+        self.classes, self.optimizer_options = dict(classes), optimizer_options(optimizer)
         self.head_lr_factor, self.auxiliary_weight = head_lr_factor, auxiliary_weight
         self.align_corners, self.clip_norm = align_corners, clip_norm
         self.network = build_network(network, len(classes))

@@ -115,6 +115,14 @@ class SelfTrainedSegmenter(SourceOnly):
             flip_average=flip_average,
             target_statistics=target_statistics,
         )
+        begun = min(rounds, math.ceil(max(0, self.max_iters - source_iters) / iters_per_round))
+        portions, source_shares = self.self_training.portions, self.self_training.source_shares
+        for name, schedule in (("portion", portions), ("source_share", source_shares)):
+            if _grown(schedule, begun) <= 0:
+                raise UserError(
+                    f"method.{name}_step={schedule[1]} makes a share of 0 or less of method.{name}={schedule[0]} "
+                    f"within {begun} rounds: raise it."
+                )
 
     def configure_callbacks(self) -> list[L.Callback]:
         return [KeepSourceOnly(self.source_iters), self.self_training]
@@ -178,17 +186,12 @@ class SelfTraining(L.Callback):
         flip_average: bool,
         target_statistics: bool,
     ) -> None:
-        for name, (first, step, bound) in (("portion", portions), ("source_share", source_shares)):
+        for name, (first, _, bound) in (("portion", portions), ("source_share", source_shares)):
             for key, value in ((name, first), (f"max_{name}", bound)):
                 if not 0 < value <= 1:
                     raise UserError(
                         f"method.{key}={value} is not a share: give a number above 0 and up to 1, e.g. 0.2."
                     )
-            if _grown((first, step, bound), rounds) <= 0:
-                raise UserError(
-                    f"method.{name}_step={step} makes a share of 0 or less of method.{name}={first} within {rounds} "
-                    "rounds: raise it."
-                )
             if first > bound:
                 raise UserError(
                     f"method.{name}={first} is above method.max_{name}={bound}, which would cut it: raise that, too."

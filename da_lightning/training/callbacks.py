@@ -39,9 +39,10 @@ class StopAtIteration(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         # A number of epochs for the progress bar, in place of "Epoch 3/-2". Those of a run that goes on may have been
         # cut off, or of another length.
+        length = int(trainer.num_training_batches)
+        inside = trainer.fit_loop.epoch_loop.batch_progress.current.ready % length  # of a checkpoint within an epoch
         left = self._length(pl_module) - cast(AdaptationModule, pl_module).iterations_done
-        begun = trainer.current_epoch
-        trainer.fit_loop.max_epochs = begun + max(0, math.ceil(left / int(trainer.num_training_batches)))
+        trainer.fit_loop.max_epochs = trainer.current_epoch + max(0, math.ceil((left + inside) / length))
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int

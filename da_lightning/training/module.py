@@ -133,6 +133,19 @@ class AdaptationModule(L.LightningModule):
         """Inside, the weights are in the state in which they would be tested if training ended here."""
         yield
 
+    # -- networks whose sizes the data say ---------------------------------------------------------------------------
+
+    def end_of_constructor(self) -> None:
+        """Keep the state of torch's generator for :meth:`drawn_as_constructed`."""
+        self._draws = torch.get_rng_state()
+
+    @contextmanager
+    def drawn_as_constructed(self) -> Iterator[None]:
+        """Inside, weights are drawn as if in the constructor; under DDP Lightning reseeds processes before setup."""
+        with torch.random.fork_rng(devices=[]):
+            torch.set_rng_state(self._draws)
+            yield
+
     # -- what Lightning asks -----------------------------------------------------------------------------------------
 
     @property
@@ -153,6 +166,13 @@ class AdaptationModule(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         self._players = self.players()
+        is_scaled = getattr(getattr(self._trainer, "precision_plugin", None), "scaler", None) is not None
+        if is_scaled and self.accumulate > 1 and len(self._players) > 1:
+            raise UserError(
+                f"trainer.precision=16-mixed scales losses anew after each player's step, and method.accumulate="
+                f"{self.accumulate} would add up gradients of two scales: give trainer.precision=bf16-mixed, or leave "
+                "out accumulate."
+            )
         configured = []
         for player in self._players.values():
             optimizer = make_optimizer(player.groups, player.optimizer)

@@ -44,10 +44,16 @@ def make_optimizer(
     return optimizer
 
 
-def options_over(shared: Mapping[str, Any], own: Mapping[str, Any] | None) -> Mapping[str, Any]:
-    """A player's ``own`` options, and those of ``shared`` that it leaves out, unless it names a class of its own."""
+def optimizer_options(shared: Mapping[str, Any], own: Mapping[str, Any] | None = None) -> Mapping[str, Any]:
+    """A player's ``own`` options, and those of ``shared`` that it leaves out, unless it names a class of its own.
+
+    Raises:
+        UserError: See :func:`make_optimizer`; here, so that it comes before any training.
+    """
     own = own or {}
-    return own if "name" in own else {**shared, **own}
+    options = own if "name" in own else {**shared, **own}
+    make_optimizer([(1.0, [nn.Parameter(torch.zeros(1))])], options)
+    return options
 
 
 def _lay_as_weights(optimizer: torch.optim.Optimizer, *_: Any) -> None:

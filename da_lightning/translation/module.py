@@ -12,7 +12,7 @@ from da_lightning.errors import UserError
 from da_lightning.seeds import mixed_seed
 from da_lightning.training.exportable import Exportable
 from da_lightning.training.module import AdversarialModule
-from da_lightning.training.optimizers import options_over
+from da_lightning.training.optimizers import optimizer_options
 from da_lightning.translation.metrics import INPUTS, PAIRS, DomainScores, Metric, metric_networks, score_name
 
 log = logging.getLogger(__name__)
@@ -73,8 +73,8 @@ class TranslationModule(AdversarialModule):
         seed: int = 0,
     ) -> None:
         super().__init__(max_iters, accumulate, seed)
-        self.optimizer_options, self.clip_norm = optimizer, clip_norm
-        self.discriminator_options = options_over(optimizer, discriminator_optimizer)
+        self.optimizer_options, self.clip_norm = optimizer_options(optimizer), clip_norm
+        self.discriminator_options = optimizer_options(optimizer, discriminator_optimizer)
         self.metrics, self._compared_by = metrics or (), (features, features_from)
         self._networks: dict[Metric, nn.Module] = {}
         self.score_names: dict[str, str] = {
@@ -108,10 +108,10 @@ class TranslationModule(AdversarialModule):
         height, width = (max(side, LEAST_SIDE) for side in image.shape[-2:])
         return self.encode_style(reflected(image, height, width), domain)
 
-    def round_trip(self, image: Tensor, domain: Domain) -> Tensor:
-        """Images of ``domain`` translated there and back, under their own style where there is one."""
-        style = self.style_of(image, domain) if self.style_dim else None
-        return self.translate(self.translate(image, other(domain)), domain, style)
+    def round_trip(self, image: Tensor, domain: Domain, style: Tensor | None = None) -> Tensor:
+        """Images of ``domain`` translated there, as by :meth:`translate`, and back, under the style that they have."""
+        own = self.style_of(image, domain) if self.style_dim else None
+        return self.translate(self.translate(image, other(domain), style), domain, own)
 
     def exportable(self, to: Domain = "target") -> Exportable:
         """Translations into ``to``, RGB in [0, 1]; where there are styles, under the further input ``style``."""
@@ -174,17 +174,24 @@ class TranslationModule(AdversarialModule):
         self._scores = {domain: DomainScores(self._networks, self.device, inputs) for domain in self._tested()}
 
     def test_step(self, batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
-        torch.manual_seed(mixed_seed(self.seed, dataloader_idx, batch_idx, self.global_rank))
         domain = self._tested()[dataloader_idx]
         image, own, across = batch["image"], self._scores[domain], self._scores.get(other(domain))
-        own.cycle.update((self.round_trip(image, domain).float() - image).abs().mean((1, 2, 3)))
+        # An image's own draws, whatever batch and device it is in.
+        seeds = [mixed_seed(self.seed, dataloader_idx, index) for index in batch["index"].tolist()]
+        style = torch.stack([self._drawn(seed, 1)[0] for seed in seeds]) if self.style_dim else None
+        own.cycle.update((self.round_trip(image, domain, style).float() - image).abs().mean((1, 2, 3)))
         if across is None or not self._networks:
             return
         own.add(as_uint8(image), real=True)
-        across.add(as_uint8(self.translate(image, other(domain))), real=False)
-        for one in image[: across.inputs]:
-            content = one.expand(PAIRS, -1, -1, -1)
-            across.add_pairs(self.translate(content, other(domain)), self.translate(content, other(domain)))
+        across.add(as_uint8(self.translate(image, other(domain), style)), real=False)
+        for one, seed in list(zip(image, seeds, strict=True))[: across.inputs]:
+            content, styles = one.expand(PAIRS, -1, -1, -1), self._drawn(seed, 2 * PAIRS).chunk(2)
+            across.add_pairs(*(self.translate(content, other(domain), half) for half in styles))
+
+    def _drawn(self, seed: int, count: int) -> Tensor:
+        """Random styles [count, style_dim]."""
+        styles = torch.randn(count, self.style_dim, generator=torch.Generator().manual_seed(seed))
+        return styles.to(self.device)
 
     def on_test_epoch_end(self) -> None:
         torch.manual_seed(self.seed)

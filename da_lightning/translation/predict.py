@@ -58,7 +58,9 @@ class Translate:
             DataError: A file that cannot be read.
         """
         self._check(module, is_labelled=any(item.label for item in inputs))
-        groups, codes = list(batches(inputs, self.batch_size)), self._codes(module, len(inputs))
+        _check_places(inputs)
+        groups = list(batches(inputs, self.batch_size, are_resized=self.image_size is not None))
+        codes = self._codes(module, len(inputs))
         written: dict[int, list[list[str]]] = {}
         for positions in track(groups, "Translating"):
             images = torch.stack([self._read(inputs[i].image) for i in positions]).to(module.device)
@@ -133,6 +135,17 @@ class Translate:
                 size = None if self.image_size is None else (image.shape[-2], image.shape[-1])
                 copy_label(item.label, output / rows[-1][1], size)
         return rows
+
+
+def _check_places(inputs: Sequence[Input]) -> None:
+    """Translations are PNG files whatever their inputs were, and must not be where a label goes."""
+    places = {item.place: item.image for item in inputs}
+    for item in inputs:
+        if item.label and item.label.suffix == ".png" and item.label_place in places:
+            raise UserError(
+                f"The translation of {places[item.label_place]} and the label {item.label} would both be "
+                f"{item.label_place}.png: put the labels in a folder of their own."
+            )
 
 
 def _slerp(first: Tensor, last: Tensor, share: Tensor) -> Tensor:

@@ -1,9 +1,13 @@
 """``resume=auto``: which earlier run a command belongs to."""
 
+import os
+import re
 from pathlib import Path
 
+import pytest
 from omegaconf import OmegaConf
 
+from da_lightning.config import stamp
 from da_lightning.config.resume import unfinished_stamp
 
 COMMAND = ["method=cbst", "method.portion=0.3", "resume=auto"]
@@ -46,6 +50,8 @@ def test_options_of_hydra_itself_and_deletions(tmp_path: Path) -> None:
     assert unfinished_stamp([*COMMAND, "hydra.verbose=true", "hydra/job_logging=none"], tmp_path) == "1"
     assert unfinished_stamp([*COMMAND, "~method.network.multi_level"], tmp_path) == "2"
     assert unfinished_stamp([*COMMAND, "not an override ["], tmp_path) is None
+    assert unfinished_stamp(["--config-dir", "mine", *COMMAND], tmp_path) == "1"
+    assert unfinished_stamp([*COMMAND, "-cd", "mine"], tmp_path) == "1"
 
 
 def test_nothing_is_taken_up_without_being_asked(tmp_path: Path) -> None:
@@ -72,3 +78,27 @@ def test_a_run_that_was_stopped_in_a_stage_is_unfinished(tmp_path: Path) -> None
     stage.mkdir(parents=True)
     (stage / "last.ckpt").touch()
     assert unfinished_stamp(COMMAND, tmp_path) == "1"
+
+
+def test_runs_of_the_same_second_have_folders_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = OmegaConf.create({"hydra": {"run": {"dir": "run/${oc.env:DA_RUN_STAMP}"}}})
+    for expected in ("now", "now_2", "now_3"):
+        monkeypatch.setattr(stamp, "_is_new", True)
+        monkeypatch.setenv("DA_RUN_STAMP", "now")
+        stamp.ClaimFolder().on_run_start(config)
+        stamp.ClaimFolder().on_multirun_start(OmegaConf.create({"hydra": {"sweep": {"dir": "named_by_hand"}}}))
+        assert config.hydra.run.dir == f"run/{expected}" and Path("run", expected).is_dir()
+    monkeypatch.setattr(stamp, "_is_new", False)  # as in the other processes of a run, or in one that goes on
+    stamp.ClaimFolder().on_run_start(config)
+    assert config.hydra.run.dir == "run/now_3"
+
+
+def test_a_stamp_that_is_given_is_kept_and_another_is_new(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stamp, "_is_new", False)  # as it is afterwards
+    monkeypatch.setenv("DA_RUN_STAMP", "given")
+    stamp.set_stamp([])
+    assert os.environ["DA_RUN_STAMP"] == "given" and not stamp._is_new
+    monkeypatch.delenv("DA_RUN_STAMP")
+    stamp.set_stamp([])
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d", os.environ["DA_RUN_STAMP"]) and stamp._is_new

@@ -23,7 +23,7 @@ def complaint(function, *arguments) -> str:
 
 
 def test_find_images_names_sorts_and_skips(tmp_path):
-    names = "b/2_rgb.PNG", "a_rgb.jpg", "b/1_rgb.png", "b/1_ids.png", "._a_rgb.jpg", "n_rgb.txt"
+    names = "b/2_rgb.PNG", "a_rgb.jpg", "b/1_rgb.png", "b/1_ids.png", "._a_rgb.jpg", "n_rgb.txt", ".copies/1_rgb.png"
     touch(*(tmp_path / "set" / name for name in names))
     found = find_images(tmp_path, "set", "_rgb")
     assert list(found) == ["a", "b/1", "b/2"]

@@ -5,7 +5,7 @@ import torch
 from torch.utils.data import Dataset
 
 from da_lightning.data.source_target import SourceTargetDataModule
-from da_lightning.errors import DataError
+from da_lightning.errors import DataError, UserError
 
 
 class Numbers(Dataset):
@@ -134,3 +134,16 @@ def test_shares_of_the_source_are_nested_and_hold_from_the_next_epoch_on() -> No
     assert set(values(epoch(later), "source")) == subsets[1]
     data.source_share = 0.001
     assert len(set(values(epoch(data), "source"))) == 1
+
+
+def test_what_devices_would_get_wrong_is_told_before_training() -> None:
+    data = module()
+    data.trainer = SimpleNamespace(global_rank=0, world_size=5)
+    with pytest.raises(DataError, match="The set b has 4 samples, fewer than the 5 devices"):
+        data.setup("fit")
+    connector = SimpleNamespace(use_distributed_sampler=True)
+    data.trainer = SimpleNamespace(global_rank=0, world_size=2, _accelerator_connector=connector)
+    with pytest.raises(UserError, match="use_distributed_sampler=False"):
+        data.setup("fit")
+    data.trainer = SimpleNamespace(global_rank=0, world_size=1, _accelerator_connector=connector)
+    data.setup("fit")

@@ -304,6 +304,14 @@ def test_validations_are_ranked_each_epoch(tmp_path: Path) -> None:
     assert fit.callback_metrics["val/source/map"] == pytest.approx(expected)
 
 
+def test_a_sanity_check_ranks_nothing(tmp_path: Path) -> None:
+    module, held_out = method(max_iters=1), data(eval_batch_size=1)
+    held_out.validations = {"source": held_out.tests["source"]}
+    fit = trainer(tmp_path, num_sanity_val_steps=2)
+    fit.fit(module, held_out)
+    assert 0 <= fit.callback_metrics["val/source/map"] <= 1
+
+
 def counts(query: dict[str, Any], item: dict[str, Any]) -> bool:
     is_own = item["person"] == query["person"] and item["camera"] == query["camera"]
     return item["person"] != -1 and not is_own

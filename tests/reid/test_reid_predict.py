@@ -119,3 +119,10 @@ def test_what_does_not_fit_is_told(folder: Path, tmp_path: Path) -> None:
     silent = checkpoint(method(image_size=None), tmp_path / "silent.ckpt")
     with pytest.raises(UserError, match="image size"):
         rank(folder, tmp_path / "out", checkpoint=silent)
+
+
+def test_the_longest_image_has_a_thumbnail(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "long").mkdir()
+    write_png(torch.zeros(3, 1, 3000, dtype=torch.uint8), str(tmp_path / "long" / "x.png"))
+    rank(folder, tmp_path / "out", gallery=str(tmp_path / "long"))
+    assert "x.png" in (tmp_path / "out" / "rankings.html").read_text()

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from da_lightning.errors import UserError
-from da_lightning.training.optimizers import make_optimizer, options_over
+from da_lightning.training.optimizers import make_optimizer, optimizer_options
 
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
 
@@ -74,6 +74,6 @@ def test_options_that_cannot_be_are_told(options: dict, message: str) -> None:
 
 def test_a_players_options_go_over_the_shared_ones() -> None:
     shared = {"name": "Adam", "lr": 0.1, "betas": (0.5, 0.9)}
-    assert options_over(shared, None) == shared
-    assert options_over(shared, {"lr": 0.4}) == shared | {"lr": 0.4}
-    assert options_over(shared, {"name": "SGD", "lr": 0.4}) == {"name": "SGD", "lr": 0.4}
+    assert optimizer_options(shared, None) == shared
+    assert optimizer_options(shared, {"lr": 0.4}) == shared | {"lr": 0.4}
+    assert optimizer_options(shared, {"name": "SGD", "lr": 0.4}) == {"name": "SGD", "lr": 0.4}

@@ -160,6 +160,10 @@ def test_a_schedule_that_ends_below_0_is_told_before_it_begins(option: str) -> N
         built("cbst", f"method.{option}")
 
 
+def test_of_a_schedule_only_rounds_that_begin_are_looked_at() -> None:
+    built("cbst", "method.portion_step=-0.2", "method.max_iters=4")
+
+
 def test_rounds_that_never_begin_are_told(caplog: pytest.LogCaptureFixture) -> None:
     built("cbst", "method.max_iters=2")
     assert "method.source_iters=2 leaves nothing of method.max_iters=2 to adapt in" in caplog.text

@@ -12,6 +12,7 @@ from tiny_runs import Poison, assert_same_training, trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from da_lightning.errors import UserError
 from da_lightning.training.module import AdaptationModule, NotFiniteError, Player, Term, frozen
 
 
@@ -137,6 +138,22 @@ def test_a_training_that_ended_inside_an_epoch_is_made_longer(first: int, then: 
     module, rest = Duel(max_iters=then), Watch()
     fit(module, batches(10), tmp_path, rest, ckpt_path=tmp_path / "checkpoints" / "last.ckpt")
     assert rest.iterations == list(range(first, then))
+    assert module.iterations_done == then
+
+
+class EachSeven(L.Callback):
+    """A checkpoint inside an epoch."""
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        if (trainer.fit_loop.total_batch_idx + 1) % 7 == 0:
+            trainer.save_checkpoint(Path(trainer.default_root_dir) / f"{trainer.fit_loop.total_batch_idx + 1}.ckpt")
+
+
+@pytest.mark.parametrize(("first", "then"), [(7, 25), (14, 33), (14, 20), (21, 31)])
+def test_from_inside_an_epoch_it_goes_on_to_the_end(first: int, then: int, tmp_path: Path) -> None:
+    fit(Duel(max_iters=22, lr=0.001), batches(10), tmp_path, EachSeven())
+    module = Duel(max_iters=then, lr=0.001)
+    fit(module, batches(10), tmp_path / "rest", ckpt_path=tmp_path / f"{first}.ckpt")
     assert module.iterations_done == then
 
 
@@ -295,3 +312,9 @@ def test_the_loss_of_a_player_with_two_updates_is_of_both(tmp_path: Path) -> Non
     logged = fit(Twice(lr=0.0), [batch], tmp_path).logged_metrics
     loss = expected["square"].value + 0.5 * expected["mean"].value
     torch.testing.assert_close(logged["train/first/loss"], loss.detach())
+
+
+def test_accumulated_gradients_of_several_players_have_one_scale(tmp_path: Path) -> None:
+    scaler = MixedPrecision("16-mixed", "cpu", scaler=torch.amp.GradScaler("cpu"))
+    with pytest.raises(UserError, match="method.accumulate=2 would add up gradients of two scales"):
+        fit(Duel(max_iters=2, accumulate=2), batches(2), tmp_path, plugins=[scaler])

@@ -8,6 +8,7 @@ from tiny_runs import trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from da_lightning.segmentation.losses import IGNORE, pixel_cross_entropy
 from da_lightning.training.callbacks import ChannelsLast
 from da_lightning.training.module import AdaptationModule, AdversarialModule, Player, Term
 from da_lightning.training.strategy import resolve_strategy
@@ -68,6 +69,13 @@ def test_gradients_are_means_over_ranks_in_any_layout(strategy: str, tmp_path: P
     batches = list(torch.randn(3, 4, 3, 8, 8, generator=torch.Generator().manual_seed(0)))
     alone = Convolutions()
     trainer(tmp_path / "alone").fit(alone, DataLoader(batches, batch_size=None))
+    assert_close(in_two(Convolutions(), batches, tmp_path, strategy), alone)
+
+
+def in_two(
+    module: AdaptationModule, batches: list[Tensor], folder: Path, strategy: str = "ddp_fork"
+) -> dict[str, Tensor]:
+    """Weights that training in two processes ends with."""
     run = L.Trainer(
         accelerator="cpu",
         devices=2,
@@ -75,12 +83,31 @@ def test_gradients_are_means_over_ranks_in_any_layout(strategy: str, tmp_path: P
         max_epochs=1,
         callbacks=[ChannelsLast()],
         use_distributed_sampler=False,
-        default_root_dir=tmp_path,
+        default_root_dir=folder,
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    run.fit(Convolutions(), DataLoader(batches, batch_size=None))
-    run.strategy.barrier()
-    two = torch.load(next(tmp_path.glob("checkpoints/*.ckpt")), weights_only=True)["state_dict"]
-    torch.testing.assert_close(two, dict(alone.state_dict()))
+    run.fit(module, DataLoader(batches, batch_size=None))
+    return torch.load(next(folder.glob("checkpoints/*.ckpt")), weights_only=True)["state_dict"]
+
+
+def assert_close(weights: dict[str, Tensor], module: AdaptationModule) -> None:
+    torch.testing.assert_close(weights, dict(module.state_dict()))
+
+
+class Sparse(Convolutions):
+    """Each rank has another share of pixels with a label."""
+
+    def updates(self, batch: Tensor) -> Iterator[tuple[str, dict[str, Term]]]:  # type: ignore[override]
+        label = torch.full((4, 4, 4), IGNORE)
+        label[0, :3], label[1, 0, 0] = 1, 2
+        rank, ranks = self.global_rank, self.trainer.world_size
+        yield "network", {"square": Term(pixel_cross_entropy(self.network(batch[rank::ranks]), label[rank::ranks]))}
+
+
+def test_pixels_count_alike_whatever_their_rank(tmp_path: Path) -> None:
+    batches = list(torch.randn(3, 4, 3, 8, 8, generator=torch.Generator().manual_seed(0)))
+    alone = Sparse()
+    trainer(tmp_path / "alone").fit(alone, DataLoader(batches, batch_size=None))
+    assert_close(in_two(Sparse(), batches, tmp_path), alone)

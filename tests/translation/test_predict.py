@@ -488,3 +488,24 @@ def test_a_mistake_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SystemExit) as caught:
         main()
     assert caught.value.code == "error: Expected a checkpoint at gone.ckpt, found no file there: check the path."
+
+
+def test_a_translation_never_goes_where_a_label_does(tint, tmp_path: Path) -> None:
+    root = tmp_path / "set"
+    paint(root / "0.jpg")
+    write_ids(root / "0.png")
+    (root / "list.txt").write_text("0.jpg 0.png\n")
+    with pytest.raises(UserError, match=r"would both be 0\.png: put the labels in a folder of their own"):
+        predict(tint(), str(root), str(tmp_path / "out"), list_file="list.txt")
+    assert not list((tmp_path / "out").rglob("*.*"))
+
+
+def test_labels_that_cannot_be_resized_are_told_before_anything_is_written(tint, tmp_path: Path) -> None:
+    root = tmp_path / "set"
+    for name in "ab":
+        paint(root / "images" / f"{name}.png")
+    write_ids(root / "labels" / "a.png")
+    paint(root / "labels" / "b.png")
+    with pytest.raises(DataError, match="mode RGB, not one channel of ids"):
+        predict(tint(), str(root), str(tmp_path / "out"), image_size=14)
+    assert not list((tmp_path / "out").rglob("*.png"))

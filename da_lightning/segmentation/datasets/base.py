@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from da_lightning.data.folders import check_pairs, find_images, open_image, read_image, select_images
+from da_lightning.data.folders import check_pairs, find_images, open_image, read_image, select_images, upright_size
 from da_lightning.errors import DataError
 from da_lightning.segmentation.losses import IGNORE
 
@@ -42,6 +42,13 @@ class SegmentationDataset(Dataset[dict[str, Tensor]], ABC):
 
     @abstractmethod
     def __getitem__(self, index: int) -> dict[str, Tensor]: ...
+
+    def check_sizes(self) -> None:
+        """Compare the sizes of images and labels, by which a training would else fail at its end.
+
+        Raises:
+            DataError: Two that differ.
+        """
 
     @abstractmethod
     def name(self, index: int) -> str:
@@ -90,12 +97,22 @@ class FileDataset(SegmentationDataset):
         if sample.label is None:
             return {"image": image}
         label = self._read_label(sample.label)
-        if label.shape != image.shape[1:]:
-            raise DataError(
-                f"{sample.image} is {image.shape[2]}x{image.shape[1]} but its label {sample.label} is "
-                f"{label.shape[1]}x{label.shape[0]}: replace one, they must be of one size."
-            )
+        self._check_size(sample, (image.shape[2], image.shape[1]), (label.shape[1], label.shape[0]))
         return {"image": image, "label": label}
+
+    def check_sizes(self) -> None:
+        for sample in self.samples:
+            if sample.label is not None:
+                with open_image(sample.image) as image, open_image(sample.label) as label:
+                    self._check_size(sample, upright_size(image), label.size)
+
+    @staticmethod
+    def _check_size(sample: Sample, image: tuple[int, int], label: tuple[int, int]) -> None:
+        if image != label:
+            raise DataError(
+                f"{sample.image} is {image[0]}x{image[1]} but its label {sample.label} is {label[0]}x{label[1]}: "
+                "replace one, they must be of one size."
+            )
 
     def _read_label(self, path: Path) -> Tensor:
         ids = read_ids(path, self.in_red)

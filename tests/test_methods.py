@@ -75,6 +75,19 @@ def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     return Trained(request.param, module, before.parameters, scores, folder)
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_first_weights_are_those_of_the_seed_in_any_process(method: str, tmp_path: Path) -> None:
+    """Lightning reseeds the processes of a run between the constructor and ``setup``, which may make networks."""
+    first = []
+    for reseeded in (1, 2):
+        module, data = built(method)
+        torch.manual_seed(reseeded)
+        before = ParametersBefore()
+        trainer(tmp_path / str(reseeded), before).fit(module, data)
+        first.append(before.parameters)
+    assert_same(*first)
+
+
 def test_every_player_learns(trained: Trained) -> None:
     names = {id(p): name for name, p in trained.module.named_parameters()}
     players = trained.module.players()

@@ -25,7 +25,8 @@ def set_stamp(arguments: Sequence[str]) -> None:
     if _STAMP in os.environ:
         return
     found = unfinished_stamp(arguments)
-    _is_new = found is None and not {"RANK", "LOCAL_RANK", "SLURM_PROCID"} & os.environ.keys()
+    is_one_of_several = {"RANK", "LOCAL_RANK"} & os.environ.keys() or int(os.environ.get("SLURM_NTASKS", 1)) > 1
+    _is_new = found is None and not is_one_of_several
     os.environ[_STAMP] = found or datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
 
 

@@ -102,3 +102,9 @@ def test_a_stamp_that_is_given_is_kept_and_another_is_new(monkeypatch: pytest.Mo
     monkeypatch.delenv("DA_RUN_STAMP")
     stamp.set_stamp([])
     assert re.fullmatch(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d", os.environ["DA_RUN_STAMP"]) and stamp._is_new
+    for name, value, is_new in (("SLURM_NTASKS", "1", True), ("SLURM_NTASKS", "4", False), ("LOCAL_RANK", "0", False)):
+        with monkeypatch.context() as started_by_others:
+            started_by_others.delenv("DA_RUN_STAMP")
+            started_by_others.setenv(name, value)
+            stamp.set_stamp([])
+            assert stamp._is_new == is_new

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import lightning.pytorch as L
 import torch
@@ -205,21 +205,22 @@ class ReidModule(AdaptationModule):
     # -- evaluation --------------------------------------------------------------------------------------------------
 
     def on_validation_start(self) -> None:
-        trainer = self.trainer
-        self._begin_ranking("validation_names", trainer.val_dataloaders, trainer.num_val_batches, rerank=False)
+        self._begin_ranking("val", "validation_names", rerank=False)
 
     def on_test_start(self) -> None:
-        trainer = self.trainer
-        self._begin_ranking("test_names", trainer.test_dataloaders, trainer.num_test_batches, self.rerank)
+        self._begin_ranking("test", "test_names", self.rerank)
 
-    def _begin_ranking(self, names: str, loaders: Any, batches: Sequence[int | float], rerank: bool) -> None:
+    def _begin_ranking(self, kind: Literal["val", "test"], names: str, rerank: bool) -> None:
         sets = getattr(getattr(self.trainer, "datamodule", None), names, None) or ["target"]
+        loaders: Any = getattr(self.trainer, f"{kind}_dataloaders")
         self.rankings = {}
         if self.trainer.sanity_checking:  # some batches, which may have no gallery
             return
         whole = [len(loader) for loader in (loaders if isinstance(loaders, list) else [loaders])]
-        if list(batches) != whole:
-            logger.warning("A trainer.limit_... leaves out a part of queries and gallery: nothing is ranked.")
+        if list(getattr(self.trainer, f"num_{kind}_batches")) != whole:
+            logger.warning(
+                "trainer.limit_%s_batches leaves out a part of queries and gallery: nothing is ranked.", kind
+            )
             return
         self.rankings = {name: Ranking(self.distance, rerank).to(self.device) for name in sets}
 

@@ -22,7 +22,7 @@ from da_lightning.reid.module import ReidModule
 from da_lightning.reid.networks.heads import Embedding
 from da_lightning.training.callbacks import KeepSourceOnly, write_picture
 from da_lightning.training.checkpoints import read_checkpoint
-from da_lightning.training.module import Term
+from da_lightning.training.module import Term, tell_of_no_adaptation
 
 logger = logging.getLogger(__name__)
 
@@ -152,12 +152,7 @@ class ECN(ReidModule):
 
     def check_length(self, epoch: int) -> None:
         epochs = math.ceil((self.max_iters - self.source_iters) / epoch)
-        if epochs <= 0:
-            logger.warning(
-                "method.source_iters=%d leaves nothing of method.max_iters=%d to adapt in: raise the latter.",
-                self.source_iters,
-                self.max_iters,
-            )
+        tell_of_no_adaptation(self.source_iters, self.max_iters)
         if self.alpha_step * (epochs - 1) >= 1:
             raise UserError(
                 f"method.alpha_step={self.alpha_step} would stop the memory at the end of {epochs} epochs of {epoch} "

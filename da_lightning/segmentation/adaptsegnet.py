@@ -1,6 +1,5 @@
 """AdaptSegNet: Learning to Adapt Structured Output Space for Semantic Segmentation (Tsai et al., CVPR 2018)."""
 
-import logging
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
@@ -14,10 +13,8 @@ from da_lightning.segmentation.module import SegmentationModule
 from da_lightning.segmentation.networks.discriminator import OutputDiscriminator
 from da_lightning.training.callbacks import KeepSourceOnly
 from da_lightning.training.losses import Gan, gan_loss
-from da_lightning.training.module import AdversarialModule, Player, Term, frozen
+from da_lightning.training.module import AdversarialModule, Player, Term, frozen, tell_of_no_adaptation
 from da_lightning.training.optimizers import optimizer_options, poly
-
-log = logging.getLogger(__name__)
 
 SOURCE, TARGET = 0.0, 1.0
 """What a discriminator calls the two domains, as in the official code."""
@@ -61,12 +58,7 @@ class AdaptSegNet(AdversarialModule, SegmentationModule):
         self.discriminator_optimizer, self.gan = optimizer_options(discriminator_optimizer), gan
         self.adversarial_weights = adversarial_weights[:levels]
         self.source_iters, self.adaptation_lr_factor = source_iters, adaptation_lr_factor
-        if source_iters >= self.max_iters:
-            log.warning(
-                "method.source_iters=%d leaves nothing of method.max_iters=%d to adapt in: raise the latter.",
-                source_iters,
-                self.max_iters,
-            )
+        tell_of_no_adaptation(source_iters, self.max_iters)
         self.horizon = horizon or max(1, self.max_iters - source_iters)
         self.discriminators = nn.ModuleList(
             OutputDiscriminator(len(self.classes), discriminator_width) for _ in self.adversarial_weights

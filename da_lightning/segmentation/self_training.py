@@ -31,7 +31,7 @@ from da_lightning.segmentation.spatial_prior import prior_pictures, save_prior, 
 from da_lightning.training.callbacks import KeepSourceOnly, log_media
 from da_lightning.training.ema import averaged_weights
 from da_lightning.training.media import Overlay
-from da_lightning.training.module import Term
+from da_lightning.training.module import Term, tell_of_no_adaptation
 from da_lightning.training.optimizers import poly
 
 log = logging.getLogger(__name__)
@@ -96,12 +96,8 @@ class SelfTrainedSegmenter(SourceOnly):
                 "method.target_statistics=true would write the target's statistics over those of a network whose batch "
                 "norm is frozen: set it to false, or method.network.bn_stats=batch."
             )
-        if rounds and source_iters >= self.max_iters:
-            log.warning(
-                "method.source_iters=%d leaves nothing of method.max_iters=%d to adapt in: raise the latter.",
-                source_iters,
-                self.max_iters,
-            )
+        if rounds:
+            tell_of_no_adaptation(source_iters, self.max_iters)
         self.source_iters, self.iters_per_round = source_iters, iters_per_round
         self.round_lr_factor, self.round_lr_decay = round_lr_factor, round_lr_decay
         self.self_training = SelfTraining(

@@ -1,5 +1,6 @@
 """The training step that all methods share: named players, each with networks, terms, an optimiser and a schedule."""
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from da_lightning.training.exportable import Exportable
 from da_lightning.training.media import Overlay
 from da_lightning.training.optimizers import make_optimizer
 from da_lightning.training.scores import SelectionScore
+
+log = logging.getLogger(__name__)
 
 
 class Term(NamedTuple):
@@ -260,6 +263,16 @@ def share_statistics(network: nn.Module) -> None:
     for norm in (part for part in network.modules() if isinstance(part, _BatchNorm)):
         for buffer in norm.buffers():
             torch.distributed.broadcast(buffer, 0)
+
+
+def tell_of_no_adaptation(source_iters: int, max_iters: int) -> None:
+    """Warn of a training that ends with what comes before adaptation."""
+    if source_iters >= max_iters:
+        log.warning(
+            "method.source_iters=%d leaves nothing of method.max_iters=%d to adapt in: raise the latter.",
+            source_iters,
+            max_iters,
+        )
 
 
 @contextmanager

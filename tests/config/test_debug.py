@@ -1,6 +1,7 @@
 """``debug=fast``, ``overfit`` and ``profile``."""
 
 import csv
+import json
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ def ran(folder: Path, *options: str) -> list[dict[str, str]]:
 
 def test_fast_is_two_iterations(tmp_path: Path) -> None:
     assert [float(row["train/iteration"]) for row in ran(tmp_path, "debug=fast")] == [0, 1]
+    assert json.loads((tmp_path / "metrics.json").read_text())["iterations"] == 2  # not those that were asked for
 
 
 @pytest.mark.parametrize("method", ["ecn", "spgan", "munit"])

@@ -177,6 +177,11 @@ def test_unreadable_image_while_labelling(tmp_path, arguments, command):
     assert not list((tmp_path / "run").glob("pseudo_labels/*"))
 
 
+def test_a_label_of_the_test_set_is_looked_at_before_training(tmp_path, arguments, command):
+    assert other_size_in_test(tmp_path) in command(arguments)
+    assert not (tmp_path / "run/checkpoints").exists()
+
+
 # -- options -----------------------------------------------------------------------------------------------------------
 
 

@@ -62,10 +62,10 @@ def networks(monkeypatch: pytest.MonkeyPatch) -> dict[str, nn.Module]:
     return networks
 
 
-def data(tests: dict[str, int]) -> SourceTargetDataModule:
+def data(tests: dict[str, int], eval_batch_size: int = 2) -> SourceTargetDataModule:
     means = {"source": -0.1, "target": 0.3}
     sets = {name: Noise(count, means[name]) for name, count in tests.items()}
-    return SourceTargetDataModule(Noise(4, -0.1), Noise(4, 0.3), sets, eval_batch_size=2)
+    return SourceTargetDataModule(Noise(4, -0.1), Noise(4, 0.3), sets, eval_batch_size=eval_batch_size)
 
 
 def scores(module: Tint, folder: Path, tests: dict[str, int], *callbacks: L.Callback) -> dict[str, float]:
@@ -172,6 +172,15 @@ def test_scores_depend_on_the_seed_alone(networks: dict[str, nn.Module], tmp_pat
     first = run(0)
     assert run(0, Pictures()) == first  # which draw styles in between
     assert run(1)["target/lpips_diversity"] != first["target/lpips_diversity"]
+
+
+def test_an_image_has_the_same_styles_in_any_batch(networks: dict[str, nn.Module], tmp_path: Path) -> None:
+    found = []
+    for size in (1, 2, 5):
+        module = Tint(style_dim=3, metrics=["fid", "kid", "lpips"])
+        found.append(trainer(tmp_path).test(module, data({"source": 5, "target": 5}, size), verbose=False)[0])
+    for other in found[1:]:
+        assert other == pytest.approx(found[0], rel=1e-4, abs=1e-6)
 
 
 def test_methods_without_styles_have_no_diversity(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ to=target       or source
 Re-identification gives features of length 1, of images of the size that the method was trained at
 """
 
+import io
 import json
 import sys
 import warnings
@@ -31,6 +32,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from da_lightning.errors import UserError
+from da_lightning.files import whole_file
+from da_lightning.screen import steady_output
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -52,6 +55,7 @@ METADATA = "da_lightning.json"
 
 def main() -> None:
     """Entry point of ``python -m da_lightning.export``."""
+    steady_output()
     arguments = sys.argv[1:]
     if not arguments or {"-h", "--help"} & set(arguments):
         print(__doc__)
@@ -136,15 +140,9 @@ def write(
                 program = torch.export.export(network, cases[0], dynamic_shapes=open_sizes)
     except Exception as error:  # torch's own kinds, and whatever the network raises at a size it does not know
         raise _refusal(error, any(open_sizes)) from error
-    file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_name(f".part.{file.name}")
-    try:
+    with whole_file(file) as part:
         run = writer(program, part, found, _metadata(found, method, sides, batch_size))
-        worst = max(_difference(run(inputs), output) for inputs, output in zip(cases, wanted, strict=True))
-        part.replace(file)
-    finally:
-        part.unlink(missing_ok=True)
-    return worst
+        return max(_difference(run(inputs), output) for inputs, output in zip(cases, wanted, strict=True))
 
 
 def _sides(found: "Exportable", height: int | None, width: int | None) -> tuple[int, int] | None:
@@ -335,7 +333,9 @@ def _write_pt2(program: "ExportedProgram", file: Path, found: "Exportable", meta
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch, about weights that share memory
-        torch.export.save(program, file, extra_files={METADATA: json.dumps(metadata)})
+        content = io.BytesIO()  # torch, writing to a full disk itself, raises no OSError
+        torch.export.save(program, content, extra_files={METADATA: json.dumps(metadata)})
+        file.write_bytes(content.getvalue())
         network = torch.export.load(file).module()
     return lambda inputs: network(*inputs)
 

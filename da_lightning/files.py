@@ -1,8 +1,14 @@
 """Files that are there whole or not at all: written beside their place, flushed to the disk, then renamed."""
 
+import errno
+import logging
 import os
 import shutil
-from collections.abc import Iterator
+import sys
+import tempfile
+import zlib
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from hashlib import blake2b
 from pathlib import Path
@@ -13,11 +19,20 @@ from da_lightning.errors import UserError
 if TYPE_CHECKING:
     from torch import Tensor
 
+log = logging.getLogger(__name__)
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""Of an ``OSError``: there is no space left, or none that this user may take."""
+
 
 class DiskError(UserError):
     """A file that cannot be written; the message names it, the reason and the free space of its disk."""
 
-    def __init__(self, path: Path, error: OSError) -> None:
+    def __init__(self, path: Path, error: OSError | UnicodeEncodeError) -> None:
+        if isinstance(error, UnicodeEncodeError):
+            encoding = sys.getfilesystemencoding()
+            super().__init__(f"{path} cannot be written (its name has no {encoding} form): set PYTHONUTF8=1.")
+            return
         folder = path.absolute().parent
         while not folder.is_dir() and folder != folder.parent:
             folder = folder.parent
@@ -41,16 +56,18 @@ def whole_file(path: str | Path) -> Iterator[Path]:
         DiskError: The disk is full, read-only, or does not take the file for another reason.
     """
     path = Path(path)
-    part = path.with_name(f".part-{blake2b(os.fsencode(path.name), digest_size=8).hexdigest()}{path.suffix}")
+    part = path.with_name(
+        f".part-{blake2b(path.name.encode('utf-8', 'surrogateescape'), digest_size=8).hexdigest()}{path.suffix}"
+    )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield part
         _sync(part)
         part.replace(path)
-    except OSError as error:
+    except (OSError, UnicodeEncodeError) as error:
         raise DiskError(path, error) from error
     finally:
-        with suppress(OSError):  # there is none where its folder could not be made
+        with suppress(OSError, UnicodeEncodeError):  # there is none where its folder could not be made
             part.unlink(missing_ok=True)
 
 
@@ -84,6 +101,119 @@ def write_png(image: "Tensor", path: str | Path) -> None:
     from torchvision.io import encode_png
 
     write_bytes(path, encode_png(image).numpy().tobytes())
+
+
+def copy_file(source: str | Path, path: str | Path) -> str:
+    """Copy ``source`` to ``path``, whole or not at all; fits ``shutil.copytree``.
+
+    Raises:
+        DiskError: See :func:`whole_file`.
+    """
+    with whole_file(path) as part:
+        shutil.copyfile(source, part)
+    return str(path)
+
+
+def disk_problem(error: OSError | RuntimeError) -> str | None:
+    """A sentence about an error of a library that found no space, on the disk or in shared memory; else ``None``."""
+    text = " ".join(str(error).split())
+    if isinstance(error, OSError) and error.errno in FULL:
+        return str(DiskError(Path(error.filename or tempfile.gettempdir()), error))
+    if "Bus error" in text or ("shared memory" in text and ("No space" in text or "Cannot allocate" in text)):
+        with suppress(OSError):
+            text += f" {shutil.disk_usage('/dev/shm').free / 2**20:,.0f} MB of /dev/shm are free."
+        return (
+            f"Loader processes found no shared memory ({text}): set data.num_workers=0 or a smaller data.batch_size, "
+            "or enlarge /dev/shm (of a container with --shm-size=8g)."
+        )
+    return f"A file cannot be written ({text}): free some space." if "No space left on device" in text else None
+
+
+@contextmanager
+def dispensable(what: str) -> Iterator[None]:
+    """For pictures and pages, which no result depends on: one that cannot be written costs a warning, not the run."""
+    try:
+        yield
+    except (UserError, OSError) as error:
+        log.warning("%s was left out: %s", what, error)
+
+
+def show_picture(image: "Tensor", path: str | Path) -> None:
+    """Write ``image``, RGB [3, H, W] of uint8 or of float in 0..1, as a PNG file that is :func:`dispensable`."""
+    import torch
+
+    with dispensable("A picture"):
+        pixels = (255 * image + 0.5).clamp(0, 255) if image.is_floating_point() else image
+        write_png(pixels.to("cpu", torch.uint8), path)
+
+
+# -- files that are there already --------------------------------------------------------------------------------------
+
+_PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"
+_TAIL = 2**12
+
+
+def damaged_images(files: Iterable[Path]) -> list[Path]:
+    """Those of ``files`` that are missing, cut off or no image.
+
+    Of PNG files of up to 1 MB all checksums are looked at, of others the beginning and the end; a file that looks odd
+    is decoded before it counts as damaged.
+    """
+    found = list(files)
+    with ThreadPoolExecutor(8) as pool:  # the disk may be a network away
+        return [file for file, is_whole in zip(found, pool.map(_is_whole_image, found), strict=True) if not is_whole]
+
+
+RECORD = ".made_by"
+"""How the names of hidden files begin that say what has made the images beside them and, below, how many they are."""
+
+
+def problem_of_images(folder: Path) -> str | None:
+    """What has happened to the images below ``folder`` since they were made; ``None``: nothing."""
+    if not folder.is_dir():
+        return f"{folder} is gone"
+    images = [file for file in folder.rglob("[!.]*.png") if file.is_file()]
+    counts = [record.read_text(encoding="utf-8", errors="replace").split("\n") for record in folder.glob(f"{RECORD}*")]
+    count = sum(int(lines[1]) for lines in counts if len(lines) > 1 and lines[1].isdigit())
+    if len(images) < count:
+        return f"{folder} lacks {count - len(images)} of its {count} images"
+    if damaged := damaged_images(images):
+        return f"{len(damaged)} of {len(images)} images in {folder} are damaged, the first is {damaged[0]}"
+    return None
+
+
+def _is_whole_image(file: Path) -> bool:
+    try:
+        with file.open("rb") as stream:
+            size = os.fstat(stream.fileno()).st_size
+            if size == 0:
+                return False
+            head = stream.read(len(_PNG))
+            if head == _PNG and size <= 2**20:
+                return _has_whole_chunks(head + stream.read())
+            stream.seek(max(0, size - _TAIL))
+            tail = stream.read()
+        if (head == _PNG and tail[-8:-4] == b"IEND") or (head.startswith(_JPEG) and b"\xff\xd9" in tail):
+            return True
+        from da_lightning.data.folders import read_image
+
+        read_image(file)
+    except (OSError, UserError):
+        return False
+    return True
+
+
+def _has_whole_chunks(png: bytes) -> bool:
+    place = len(_PNG)
+    while place + 12 <= len(png):
+        length = int.from_bytes(png[place : place + 4], "big")
+        name, end = png[place + 4 : place + 8], place + 8 + length
+        if zlib.crc32(png[place + 4 : end]) != int.from_bytes(png[end : end + 4], "big"):
+            return False
+        if name == b"IEND":
+            return True
+        place = end + 4
+    return False
 
 
 def _sync(file: Path) -> None:

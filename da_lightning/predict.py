@@ -44,6 +44,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from da_lightning.errors import CheckpointError, UserError
+from da_lightning.screen import steady_output
 
 if TYPE_CHECKING:
     from da_lightning.training.module import AdaptationModule
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
 
 def main() -> None:
     """Entry point of ``python -m da_lightning.predict``."""
+    steady_output()
     arguments = sys.argv[1:]
     if not arguments or {"-h", "--help"} & set(arguments):
         print(__doc__)

@@ -19,6 +19,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from da_lightning.errors import UserError
+from da_lightning.files import write_text
+from da_lightning.screen import steady_output
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +29,7 @@ _OPTIONS = ("output", "baseline", "oracle")
 
 def main() -> None:
     """Entry point of ``python -m da_lightning.report``."""
+    steady_output()
     arguments = sys.argv[1:]
     if not arguments or {"-h", "--help"} & set(arguments):
         print(__doc__)
@@ -87,13 +90,7 @@ def report(
     beside = folders[0] if is_single or sweep else Path()
     file = output or beside / "report.html"
     text = single(runs[0], baseline, oracle) if is_single else compared(runs, file.parent, baseline, oracle, sweep)
-    partial = file.with_name(f".{file.name}.partial")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(file)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise UserError(f"output={file} cannot be written ({error.strerror}): choose another file.") from None
+    write_text(file, text)
     return file
 
 

@@ -22,12 +22,15 @@ from da_lightning.config import CONF_DIR
 from da_lightning.config.stamp import set_stamp
 from da_lightning.config.sweeps import job_of_sweep, prefer_own_presets
 from da_lightning.errors import UserError
+from da_lightning.files import disk_problem
+from da_lightning.screen import steady_output
 
 # Heavy imports (torch, lightning) wait until Hydra has composed: --help and --cfg must answer at once.
 
 
 def main() -> None:
     """Entry point of ``python -m da_lightning.run`` and of the command ``da-lightning``."""
+    steady_output()
     arguments = sys.argv[1:]
     refuse_swept_devices(arguments)
     refuse_empty_groups(arguments)
@@ -38,6 +41,7 @@ def main() -> None:
 
 def run(cfg: DictConfig) -> float | None:
     """One run, or one job of a sweep; returns the score named by ``objective``, for sweepers."""
+    steady_output()  # a launcher may have started this process
     with job_of_sweep(cfg):
         return _run(cfg)
     return None  # the job failed, and the sweep goes on
@@ -61,6 +65,10 @@ def _run(cfg: DictConfig) -> float | None:
         return train_in_stages(cfg, Path(hydra_cfg.runtime.output_dir), choices["method"], choices["data"], sweep)
     except (UserError, OmegaConfBaseException) as error:
         raise CompactHydraException(f"error: {_sentence(error)}") from None
+    except (OSError, RuntimeError) as error:
+        if (problem := disk_problem(error)) is None:
+            raise
+        raise CompactHydraException(f"error: {problem}") from error
 
 
 def _missing_keys(node: Any, key: str = "") -> Iterator[str]:

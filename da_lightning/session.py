@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import lightning.pytorch as L
 import torch
-from lightning.pytorch.loggers import CSVLogger, Logger
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 
@@ -23,8 +23,10 @@ from da_lightning.errors import UserError
 from da_lightning.report import leave_report
 from da_lightning.training.checkpoints import check_resumable, read_checkpoint
 from da_lightning.training.ema import AveragedWeights
+from da_lightning.training.loggers import MetricsFile, guarded
 from da_lightning.training.media import MediaLogger
 from da_lightning.training.module import AdaptationModule
+from da_lightning.training.progress import ProgressLines, has_terminal
 from da_lightning.training.results import draw_bars, peak_memory_mb, print_table, versions, write_metrics
 from da_lightning.training.selection import Selection
 from da_lightning.training.strategy import resolve_strategy
@@ -47,7 +49,7 @@ def train_and_test(cfg: DictConfig, run_dir: Path, method: str, data_name: str) 
     started = time.monotonic()
     if cfg.resume == "auto" and (run_dir / "metrics.json").is_file():
         log.info("%s is finished: skipped.", run_dir)
-        summary = json.loads((run_dir / "metrics.json").read_text())
+        summary = json.loads((run_dir / "metrics.json").read_text(encoding="utf-8"))
         return summary["test"].get(cfg.objective or summary.get("objective"))
     checkpoint = _checkpoint_to_resume(cfg, run_dir)
     if cfg.resume == "auto" and not checkpoint:
@@ -92,17 +94,18 @@ def train_and_test(cfg: DictConfig, run_dir: Path, method: str, data_name: str) 
                 "seconds": round(time.monotonic() - started, 1),
                 "peak_memory_mb": round(peak_memory_mb(), 1),
             }
+            # Before anything is drawn, sent or shown, any of which may fail.
+            write_metrics(run_dir / "metrics.json", summary)
             draw_bars(
                 {k: v for k, v in scores.items() if not k.startswith("last/")}, run_dir / "pictures" / "per_class.png"
             )
-            if scores:
-                print_table(scores, f"{method} on {data_name} ({how}, seed {cfg.seed})")
-            print(f"{run_dir}: {summary['seconds']:.0f} s, {summary['peak_memory_mb']:.0f} MB")
-            write_metrics(run_dir / "metrics.json", summary)
             for logger in loggers:
                 if isinstance(logger, MediaLogger):
                     logger.log_summary(summary)
             leave_report(run_dir)
+            if scores:
+                print_table(scores, f"{method} on {data_name} ({how}, seed {cfg.seed})")
+            print(f"{run_dir}: {summary['seconds']:.0f} s, {summary['peak_memory_mb']:.0f} MB")
     if cfg.objective and scores and cfg.objective not in scores:
         raise UserError(f"objective={cfg.objective} is none of the run's scores: give one of {', '.join(scores)}.")
     return scores.get(objective) if objective else None
@@ -186,7 +189,11 @@ def _trainer(
     # First, so that what writes files at the end of training has the average.
     callbacks.sort(key=lambda callback: not isinstance(callback, AveragedWeights))
     if not cfg.trainer.enable_progress_bar:
-        callbacks = [callback for callback in callbacks if not isinstance(callback, L.callbacks.ProgressBar)]
+        bars = (L.callbacks.ProgressBar, ProgressLines)
+        callbacks = [callback for callback in callbacks if not isinstance(callback, bars)]
+    elif not has_terminal():
+        callbacks = [ProgressLines() if isinstance(c, L.callbacks.ProgressBar) else c for c in callbacks]
+    has_bar = any(isinstance(callback, L.callbacks.ProgressBar) for callback in callbacks)
     for callback in callbacks:
         if isinstance(callback, L.callbacks.ModelCheckpoint):
             callback.dirpath = str(run_dir / "checkpoints")
@@ -197,7 +204,7 @@ def _trainer(
             "set that instead."
         )
     strategy = resolve_strategy(options.strategy, module, options.accelerator, options.devices, options.num_nodes)
-    node = cast(DictConfig, OmegaConf.merge(options, {"strategy": strategy}))
+    node = cast(DictConfig, OmegaConf.merge(options, {"strategy": strategy, "enable_progress_bar": has_bar}))
     try:
         yield build(node, "trainer", logger=loggers, callbacks=callbacks, default_root_dir=str(run_dir))
     except MisconfigurationException as error:
@@ -215,11 +222,11 @@ def _loggers(cfg: DictConfig, run_dir: Path, known: dict[str, Any], is_resumed: 
         # The logger starts a new file; what the run logged before stays under the number of the attempt.
         earlier = len(list(run_dir.glob("metrics.*.csv")))
         (run_dir / "metrics.csv").rename(run_dir / f"metrics.{earlier}.csv")
-    loggers: list[Logger] = [CSVLogger(run_dir, name="", version="")]
+    loggers: list[Logger] = [guarded(MetricsFile(run_dir))]
     failed = True
     try:
         if cfg.logger:
-            loggers.append(build(cast(DictConfig, cfg.logger), "logger", save_dir=str(run_dir)))
+            loggers.append(guarded(build(cast(DictConfig, cfg.logger), "logger", save_dir=str(run_dir))))
             configuration = cast(dict, OmegaConf.to_container(cfg, resolve=True))
             loggers[-1].log_hyperparams({"run": known} | configuration)
         yield loggers

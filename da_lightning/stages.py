@@ -1,13 +1,16 @@
 """Methods of several trainings: stages are whole runs that come before the method and provide something for it."""
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from da_lightning.config.build import build
+from da_lightning.config.sweeps import is_first_process
 from da_lightning.data.source_target import SourceTargetDataModule
+from da_lightning.files import problem_of_images
 from da_lightning.session import train_and_test
 from da_lightning.training.strategy import count_processes
 
@@ -56,6 +59,8 @@ def train_in_stages(
             own.check_length(_epoch_length(data, cfg.trainer))
             is_checked = True
         parts = _parts(name, stage)
+        if cfg.resume == "auto":
+            _reopen_damaged(list(provided.values()), [run_dir / part for part in parts])
         log.info("Stage %s comes first, for %s, in %d training(s).", name, " and ".join(provided), len(parts))
         for part, changes in parts.items():
             staged = _sorted(_changed(cfg, stage, changes), group=group, job_type=name, name=f"{run}/{part}")
@@ -63,6 +68,18 @@ def train_in_stages(
         for option, folder in provided.items():
             OmegaConf.update(cfg, option, str(folder))
     return train_and_test(_sorted(cfg, group=group, job_type="method", name=run), run_dir, method, data_name)
+
+
+def _reopen_damaged(folders: Sequence[Path], runs: Sequence[Path]) -> None:
+    """Let finished ``runs`` of a stage end once more where images that they made are damaged or gone."""
+    finished = [run / "metrics.json" for run in runs]
+    if not all(file.is_file() for file in finished):
+        return
+    problem = next(filter(None, map(problem_of_images, folders)), None)
+    if problem:
+        log.warning("%s. These are made again.", problem)
+        for file in finished if is_first_process() else ():
+            file.unlink(missing_ok=True)
 
 
 def _epoch_length(data: SourceTargetDataModule, trainer: DictConfig) -> int:

@@ -1,6 +1,7 @@
 """What a sweep adds to its jobs: a failure leaves the others standing, each has a GPU, a table comes at the end."""
 
 import csv
+import io
 import itertools
 import json
 import logging
@@ -25,6 +26,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from da_lightning.config.paths import CONF_DIR
+from da_lightning.files import dispensable, write_text
 from da_lightning.report import leave_report
 
 log = logging.getLogger(__name__)
@@ -83,9 +85,10 @@ class Sweep(Callback):
         folder = Path(config.hydra.sweep.dir)
         jobs = read_jobs(folder)
         keys = swept_keys(jobs)
-        write_csv(folder / "sweep.csv", jobs, keys)
-        print_jobs(jobs, keys, str(folder))
+        with dispensable("sweep.csv"):  # the jobs' own files say all that it does
+            write_csv(folder / "sweep.csv", jobs, keys)
         leave_report(folder)
+        print_jobs(jobs, keys, str(folder))
         if failed := [job for job in jobs if job.error]:
             names = ", ".join(job.name for job in failed)
             sys.exit(f"error: {len(failed)} of {len(jobs)} jobs failed ({names}): see error.txt in the folder of each.")
@@ -112,8 +115,8 @@ def job_of_sweep(cfg: DictConfig) -> Iterator[None]:
     if is_first_process():
         note.unlink(missing_ok=True)  # of an earlier attempt
     launcher = hydra_cfg.launcher._target_.rpartition(".")[2]
-    if launcher in SIDE_BY_SIDE:
-        cfg.trainer.enable_progress_bar = False
+    if launcher in SIDE_BY_SIDE and cfg.callbacks.get("progress"):
+        cfg.callbacks.progress = OmegaConf.create({"_target_": "da_lightning.training.progress.ProgressLines"})
     if launcher == "JoblibLauncher":
         take_gpu()
     try:
@@ -124,7 +127,8 @@ def job_of_sweep(cfg: DictConfig) -> Iterator[None]:
         else:
             log.exception("Job %s failed.", note.parent.name)
         if is_first_process():
-            note.write_text(f"{error if isinstance(error, CompactHydraException) else repr(error)}\n")
+            with dispensable("error.txt"):
+                write_text(note, f"{error if isinstance(error, CompactHydraException) else repr(error)}\n")
 
 
 # -- GPUs for jobs side by side ----------------------------------------------------------------------------------------
@@ -173,9 +177,9 @@ def _read_job(folder: Path) -> Job:
     words = (str(word).lstrip("+~").partition("=") for word in OmegaConf.load(folder / ".hydra" / "overrides.yaml"))
     job = Job(folder.name, {key: value for key, _, value in words})
     if (folder / "error.txt").is_file():
-        job.error = (folder / "error.txt").read_text().strip()
+        job.error = (folder / "error.txt").read_text(encoding="utf-8", errors="replace").strip()
     elif (folder / "metrics.json").is_file():
-        summary = json.loads((folder / "metrics.json").read_text())
+        summary = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
         job.objective = job.overrides.get("objective") or summary["objective"]
         job.score, job.seconds = summary["test"].get(job.objective), summary["seconds"]
     else:
@@ -191,12 +195,13 @@ def swept_keys(jobs: list[Job]) -> list[str]:
 
 def write_csv(file: Path, jobs: list[Job], keys: list[str]) -> None:
     """``job, <swept options>, objective, score, seconds, error``, one row a job."""
-    with file.open("w", newline="") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(["job", *keys, "objective", "score", "seconds", "error"])
-        for job in jobs:
-            values = [job.overrides.get(key) for key in keys]
-            writer.writerow([job.name, *values, job.objective, job.score, job.seconds, job.error])
+    content = io.StringIO(newline="")
+    writer = csv.writer(content)
+    writer.writerow(["job", *keys, "objective", "score", "seconds", "error"])
+    for job in jobs:
+        values = [job.overrides.get(key) for key in keys]
+        writer.writerow([job.name, *values, job.objective, job.score, job.seconds, job.error])
+    write_text(file, content.getvalue())
 
 
 def print_jobs(jobs: list[Job], keys: list[str], title: str) -> None:

@@ -1,6 +1,5 @@
 """Files to predict on: found, named, grouped by size; their labels go where their predictions go."""
 
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -12,6 +11,7 @@ from torchvision.transforms.v2.functional import resize
 
 from da_lightning.data.folders import check_depth, check_pairs, find_images, open_image, read_list, upright_size
 from da_lightning.errors import DataError, UserError
+from da_lightning.files import copy_file, whole_file, write_text
 
 
 @dataclass(frozen=True)
@@ -123,15 +123,15 @@ def with_shorter_side(image: Tensor, side: int | None) -> Tensor:
 
 def copy_label(label: Path, to: Path, size: tuple[int, int] | None = None) -> None:
     """Copy a label file; for an image of another ``size`` (H, W) each pixel takes the nearest id."""
-    to.parent.mkdir(parents=True, exist_ok=True)
     if size is None:
-        shutil.copyfile(label, to)
+        copy_file(label, to)
         return
     with open_image(label) as image:
-        image.resize(size[::-1], Image.Resampling.NEAREST).save(to)
+        resized = image.resize(size[::-1], Image.Resampling.NEAREST)
+        with whole_file(to) as part:
+            resized.save(part)
 
 
 def write_list(file: Path, rows: Sequence[Sequence[str]]) -> None:
     """Write a list file: a line a row, columns separated by tabs."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text("".join("\t".join(row) + "\n" for row in rows))
+    write_text(file, "".join("\t".join(row) + "\n" for row in rows))

@@ -8,6 +8,7 @@ import torch
 
 from da_lightning.data.folders import find_images
 from da_lightning.errors import DataError
+from da_lightning.reid.datasets.files import check_whole
 
 _NAME = re.compile(r"(?P<name>.*)_fake_(?:(?P<own>\d+)to)?(?P<camera>\d+)")
 
@@ -51,6 +52,9 @@ class CameraStyles:
                 f"{name}_fake_{own}to{other} or {name}_fake_{other} (of {len(images)} files found the first is "
                 f"{next(iter(images))}): let data.camera_style be the folder made from this target, or complete it."
             )
+
+        files_of_all = [file for files in self._files for file in files if file is not None]
+        check_whole(files_of_all, folder, "camera-style images", "data.camera_style")
 
     def files(self, index: int) -> list[Path | None]:
         """Image ``index`` in the style of each camera, in their order; ``None``: its own."""

@@ -21,6 +21,7 @@ from da_lightning.data.source_target import SourceTargetDataModule
 from da_lightning.errors import DataError, UserError
 from da_lightning.reid.camera_style_files import CameraStyles
 from da_lightning.reid.datasets import DISTRACTOR, PersonDataset, QueryGallery
+from da_lightning.reid.datasets.files import check_whole
 from da_lightning.reid.samplers import IdentitySampler
 
 log = logging.getLogger(__name__)
@@ -380,4 +381,6 @@ def _translations(folder: Path, dataset: PersonDataset, indices: Sequence[int]) 
             f"(of {len(files)} files found the first is {next(iter(files))}): let data.translated be the folder made "
             "from this source, or complete it."
         )
-    return [(index, files[dataset.name(index)]) for index in indices]
+    versions = [(index, files[dataset.name(index)]) for index in indices]
+    check_whole([file for _, file in versions], folder, "translations", "data.translated")
+    return [*versions]

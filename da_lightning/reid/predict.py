@@ -1,6 +1,7 @@
 """Ranking files."""
 
 import csv
+import io
 from base64 import b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +9,6 @@ from html import escape
 from pathlib import Path
 
 import torch
-from rich.progress import track
 from torch import Tensor
 from torchvision.io import encode_jpeg
 from torchvision.transforms.v2 import InterpolationMode
@@ -17,11 +17,13 @@ from torchvision.transforms.v2.functional import resize
 from da_lightning.data.folders import read_image
 from da_lightning.data.inputs import Input, check_numbers, find_inputs
 from da_lightning.errors import UserError
+from da_lightning.files import write_text
 from da_lightning.reid.data import Resize
 from da_lightning.reid.distances import comparable, smallest
 from da_lightning.reid.module import ReidModule
 from da_lightning.reid.ranking import nearest
 from da_lightning.reid.reranking import reranked_distances
+from da_lightning.training.progress import shown
 
 Ranking = tuple[Input, list[tuple[Input, float]]]
 """A query, and gallery images with their distances, nearest first."""
@@ -72,14 +74,14 @@ class Rank:
             (query, [(gallery[place], distance) for place, distance in zip(row, apart, strict=True)])
             for query, row, apart in zip(inputs, places.tolist(), distances.tolist(), strict=True)
         ]
-        output.mkdir(parents=True, exist_ok=True)
-        with (output / "rankings.csv").open("w", newline="") as file:
-            table = csv.writer(file)
-            table.writerow(["query", "rank", "gallery", "distance"])
-            for query, ranked in rankings:
-                for rank, (item, distance) in enumerate(ranked, 1):
-                    table.writerow([_name(query), rank, _name(item), f"{distance:.6g}"])
-        (output / "rankings.html").write_text(_page(rankings[: self.shown], len(rankings)), encoding="utf-8")
+        content = io.StringIO(newline="")
+        table = csv.writer(content)
+        table.writerow(["query", "rank", "gallery", "distance"])
+        for query, ranked in rankings:
+            for rank, (item, distance) in enumerate(ranked, 1):
+                table.writerow([_name(query), rank, _name(item), f"{distance:.6g}"])
+        write_text(output / "rankings.csv", content.getvalue())
+        write_text(output / "rankings.html", _page(rankings[: self.shown], len(rankings)))
         return [[str(query.image), str(ranked[0][0].image)] for query, ranked in rankings]
 
     def _ranked(self, module: ReidModule, queries: Sequence[Input], gallery: Sequence[Input]) -> tuple[Tensor, Tensor]:
@@ -98,7 +100,7 @@ class Rank:
         resize = Resize(module.image_size, module.interpolation)
         batches = [items[start : start + self.batch_size] for start in range(0, len(items), self.batch_size)]
         features = []
-        for batch in track(batches, what):
+        for batch in shown(batches, what, len(batches)):
             images = torch.stack([resize(read_image(item.image)) for item in batch])
             features.append(module.embed(images.to(module.device).float() / 255))
         return torch.cat(features)

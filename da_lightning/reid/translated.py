@@ -9,15 +9,16 @@ from typing import Any, cast
 
 import lightning.pytorch as L
 import torch
-from rich.progress import track
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from torchvision.io import write_png
 from torchvision.transforms.v2.functional import resize
 
 from da_lightning.data.samplers import ShardSampler
 from da_lightning.errors import UserError
+from da_lightning.files import RECORD, damaged_images, write_png, write_text
 from da_lightning.training.callbacks import write_picture
+from da_lightning.training.progress import tracked
+from da_lightning.training.strategy import failing_together
 from da_lightning.translation.data import EvaluationView, Resize, TrainingView, UnpairedImages, as_float
 from da_lightning.translation.module import Domain, TranslationModule, as_uint8
 
@@ -56,6 +57,21 @@ class Translations:
     def file(self, name: str) -> Path:
         return self.folder / f"{name}.png"
 
+    @property
+    def record(self) -> Path:
+        return self.folder / f"{RECORD}{self.label}"
+
+    def made_by(self) -> str:
+        """What made the files, as :meth:`note` has written it; empty where that is not known."""
+        try:
+            return self.record.read_text(encoding="utf-8", errors="replace").partition("\n")[0]
+        except OSError:
+            return ""
+
+    def note(self, made_by: str, count: int | None = None) -> None:
+        """Record what makes the files and, when all are there, how many they are."""
+        write_text(self.record, made_by if count is None else f"{made_by}\n{count}\n")
+
 
 class TranslationWriter(L.Callback, ABC):
     """Writes translations at the end of training, and a picture of some.
@@ -93,13 +109,22 @@ class TranslationWriter(L.Callback, ABC):
         trainer.strategy.barrier()
 
     def _write(self, trainer: L.Trainer, module: TranslationModule, translations: Translations) -> None:
-        if trainer.is_global_zero:
-            self._remove_outdated(module, translations)
-        trainer.strategy.barrier()
+        with failing_together(trainer.strategy):
+            if trainer.is_global_zero:
+                self._remove_outdated(module, translations)
+        with failing_together(trainer.strategy):
+            self._write_missing(trainer, module, translations)
+        with failing_together(trainer.strategy):
+            if trainer.is_global_zero:
+                translations.note(translations.made_by(), sum(map(len, translations.names)))
+
+    def _write_missing(self, trainer: L.Trainer, module: TranslationModule, translations: Translations) -> None:
         data = images_of(trainer)
+        own = list(ShardSampler(len(translations.names), trainer.global_rank, trainer.world_size))
+        missing = set(damaged_images(translations.file(name) for index in own for name in translations.names[index]))
         wanted = {
-            index: {name: to for name, to in translations.names[index].items() if not translations.file(name).exists()}
-            for index in ShardSampler(len(translations.names), trainer.global_rank, trainer.world_size)
+            index: {name: to for name, to in translations.names[index].items() if translations.file(name) in missing}
+            for index in own
         }
         loader = DataLoader(
             translations.view,
@@ -107,29 +132,24 @@ class TranslationWriter(L.Callback, ABC):
             sampler=[index for index, names in wanted.items() if names],
             num_workers=data.num_workers,
         )
-        for batch in track(loader, "Translating", disable=not trainer.is_global_zero):
+        for batch in tracked(trainer, loader, "Translating", len(loader)):
             files = [(row, *file) for row, i in enumerate(batch["index"].tolist()) for file in wanted[i].items()]
             for start in range(0, len(files), data.eval_batch_size):
                 rows, names, to = map(list, zip(*files[start : start + data.eval_batch_size], strict=True))
                 images = translated(module, batch["image"][rows], to).cpu()
                 for name, image, size in zip(names, images, batch["size"][rows].tolist(), strict=True):
-                    file = translations.file(name)
-                    part = file.with_name(f".{file.name}.part")
-                    part.parent.mkdir(parents=True, exist_ok=True)
-                    write_png(resize(image, size, antialias=True) if self.original_size else image, str(part))
-                    part.replace(file)
+                    resized = resize(image, size, antialias=True) if self.original_size else image
+                    write_png(resized, translations.file(name))
 
     def _remove_outdated(self, module: nn.Module, translations: Translations) -> None:
         """Remove what other weights have made; which have, a hidden file says."""
         made_by = f"{checksum(module):08x} {translations.view.resize.size} {self.original_size}"
-        record = translations.folder / f".made_by{translations.label}"
-        if record.is_file() and record.read_text() == made_by:
+        if translations.made_by() == made_by:
             return
-        translations.folder.mkdir(parents=True, exist_ok=True)
         for names in translations.names:
             for name in names:
                 translations.file(name).unlink(missing_ok=True)
-        record.write_text(made_by)
+        translations.note(made_by)
 
 
 class WriteTranslations(TranslationWriter):

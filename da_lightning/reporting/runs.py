@@ -112,8 +112,8 @@ class Run:
 
     @property
     def pictures(self) -> list[Path]:
-        found = [file for file in (self.folder / "pictures").rglob("*") if file.suffix in (".png", ".jpg", ".gif")]
-        return sorted(found, key=natural)
+        found = (self.folder / "pictures").rglob("[!.]*")  # hidden ones are half-written
+        return sorted((file for file in found if file.suffix in (".png", ".jpg", ".gif")), key=natural)
 
     @property
     def stages(self) -> "list[Run]":
@@ -123,12 +123,13 @@ class Run:
     @property
     def pseudo_labels(self) -> list[int]:
         """How many label maps are kept, a number a round."""
-        return [sum(1 for _ in folder.rglob("*.png")) for folder in (self.folder / "pseudo_labels").glob("round_*")]
+        rounds = (folder for folder in (self.folder / "pseudo_labels").glob("round_*") if not folder.suffix)
+        return [sum(1 for _ in folder.rglob("[!.]*.png")) for folder in rounds]
 
     def text(self, name: str) -> str:
         """A text file of the run, empty if it is not there."""
         file = self.folder / name
-        return file.read_text(errors="replace").strip() if file.is_file() else ""
+        return file.read_text(encoding="utf-8", errors="replace").strip() if file.is_file() else ""
 
 
 def natural(path: Path) -> list[Any]:
@@ -198,7 +199,7 @@ def _read_summary(folder: Path) -> dict[str, Any]:
     if not file.is_file():
         return {}
     try:
-        summary = json.loads(file.read_text())
+        summary = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"{file} is not whole ({error}): run the command again, or leave this run out.") from None
     tests = summary.get("test", {}) if isinstance(summary, dict) else None
@@ -227,7 +228,7 @@ def read_yaml(file: Path) -> Any:
     if not file.is_file():
         return None
     try:
-        return yaml.load(file.read_text(), Loader=_Loader)
+        return yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader)
     except (yaml.YAMLError, ValueError) as error:
         raise UserError(
             f"{file} cannot be read ({' '.join(str(error).split())}): mend it or leave its run out."
@@ -240,7 +241,7 @@ def _read_points(folder: Path) -> tuple[dict[str, list[Point]], list[dict[str, f
     attempts = sorted(folder.glob("metrics*.csv"), key=lambda file: (file.name == "metrics.csv", natural(file)))
     for file in attempts:
         logged: dict[str, list[Point]] = {}
-        with file.open(newline="", errors="replace") as lines:
+        with file.open(newline="", encoding="utf-8", errors="replace") as lines:
             rows = csv.reader(line.replace("\0", "") for line in lines)
             names = next(rows, [])
             for row in rows:

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from rich.progress import track
-from torchvision.io import write_png
 
 from da_lightning.data.folders import read_image
 from da_lightning.data.inputs import Input, batches, check_numbers, with_shorter_side
+from da_lightning.files import write_png
 from da_lightning.segmentation.losses import upsampled
 from da_lightning.segmentation.module import SegmentationModule
+from da_lightning.training.progress import shown
 
 
 @dataclass
@@ -38,14 +38,13 @@ class Segment:
             DataError: A file that cannot be read.
         """
         check_numbers(self, image_size=1, batch_size=1)
-        for positions in track(list(batches(inputs, self.batch_size)), "Labelling"):
+        groups = list(batches(inputs, self.batch_size))
+        for positions in shown(groups, "Labelling", len(groups)):
             images = [read_image(inputs[i].image) for i in positions]
             seen = torch.stack([with_shorter_side(image, self.image_size) for image in images])
             logits = upsampled(module(seen.to(module.device) / 255), images[0].shape[-2:], module.align_corners)
             for i, image, label in zip(positions, images, logits.argmax(1).cpu(), strict=True):
                 overlay = (image.float() + module.coloured(label)) / 2
                 for folder, picture in (("labels", label[None]), ("overlays", overlay)):
-                    file = output / folder / f"{inputs[i].name}.png"
-                    file.parent.mkdir(parents=True, exist_ok=True)
-                    write_png(picture.to(torch.uint8), str(file))
+                    write_png(picture.to(torch.uint8), output / folder / f"{inputs[i].name}.png")
         return [[f"labels/{item.name}.png"] for item in inputs]

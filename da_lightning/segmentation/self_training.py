@@ -17,11 +17,13 @@ import torch
 from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor
 from torch.optim.swa_utils import update_bn
-from torchvision.io import ImageReadMode, decode_image, write_png
-from torchvision.utils import save_image
+from torchvision.io import ImageReadMode, decode_image
+from torchvision.utils import make_grid
 
 from da_lightning.arguments import Share
-from da_lightning.errors import CheckpointError, UserError
+from da_lightning.data.folders import open_image
+from da_lightning.errors import CheckpointError, DataError, UserError
+from da_lightning.files import copy_file, damaged_images, dispensable, show_picture, write_png
 from da_lightning.segmentation.data import SegmentationDataModule
 from da_lightning.segmentation.losses import upsampled
 from da_lightning.segmentation.mining import Mining, mining_classes
@@ -33,6 +35,8 @@ from da_lightning.training.ema import averaged_weights
 from da_lightning.training.media import Overlay
 from da_lightning.training.module import Term, tell_of_no_adaptation
 from da_lightning.training.optimizers import poly
+from da_lightning.training.progress import tracked
+from da_lightning.training.strategy import failing_together
 
 log = logging.getLogger(__name__)
 
@@ -200,16 +204,24 @@ class SelfTraining(L.Callback):
         self.tau: list[float] = []
         self.counts: list[int] = []
         self.folder: str = ""
+        self.is_fresh = False  # whether nothing has been trained on the labels
         self._prior: Tensor | None = None
 
     # -- state: what a resumed run needs to go on inside a round -------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        return {"round": self.round, "tau": self.tau, "counts": self.counts, "folder": self.folder}
+        return {
+            "round": self.round,
+            "tau": self.tau,
+            "counts": self.counts,
+            "folder": self.folder,
+            "is_fresh": self.is_fresh,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.round, self.tau = state_dict["round"], state_dict["tau"]
         self.counts, self.folder = state_dict["counts"], state_dict["folder"]
+        self.is_fresh = state_dict.get("is_fresh", False)
 
     # -- when ----------------------------------------------------------------------------------------------------------
 
@@ -231,9 +243,14 @@ class SelfTraining(L.Callback):
         # Not at an epoch's start: the loader's workers have copied the data set by then and would never see the labels.
         module = cast(SelfTrainedSegmenter, pl_module)
         if self.round:
-            self._use_labels(trainer, self._labels_of_resumed_round(trainer))
+            self._use_labels(trainer, self._labels_of_resumed_round(trainer, module))
         elif module.source_iters == 0:
             self._begin_round(trainer, module)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self.is_fresh = False
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         module = cast(SelfTrainedSegmenter, pl_module)
@@ -270,14 +287,18 @@ class SelfTraining(L.Callback):
 
     def _begin_round(self, trainer: L.Trainer, module: SelfTrainedSegmenter) -> None:
         self.round += 1
+        self._use_labels(trainer, self._make_labels(trainer, module))
+        self.is_fresh = True
+        for optimizer in trainer.optimizers:
+            optimizer.state.clear()  # each round starts afresh, as in both official codes
+
+    def _make_labels(self, trainer: L.Trainer, module: SelfTrainedSegmenter) -> Path:
         folder = Path(trainer.default_root_dir) / "pseudo_labels" / f"round_{self.round}"
         with averaged_weights(trainer, module):
             if self.target_statistics:
                 self.estimate_statistics(trainer, module)
             self._label_target(trainer, module, _grown(self.portions, self.round), folder)
-        self._use_labels(trainer, folder)
-        for optimizer in trainer.optimizers:
-            optimizer.state.clear()  # each round starts afresh, as in both official codes
+        return folder
 
     def _use_labels(self, trainer: L.Trainer, folder: Path) -> None:
         self.folder = str(folder)
@@ -288,37 +309,78 @@ class SelfTraining(L.Callback):
         data.source_view.mining = data.target_view.mining = mining
         data.source_share = _grown(self.source_shares, self.round)
 
-    def _labels_of_resumed_round(self, trainer: L.Trainer) -> Path:
-        """The round's labels, brought into this run's folder if the checkpoint comes from another."""
+    def _labels_of_resumed_round(self, trainer: L.Trainer, module: SelfTrainedSegmenter) -> Path:
+        """The round's labels, brought into this run's folder if the checkpoint comes from another.
+
+        At the very start of a round the weights are those that make the labels, and make what is lost of them again.
+
+        Raises:
+            CheckpointError: Some are missing or damaged, and the training is further on.
+        """
         here = Path(trainer.default_root_dir).resolve() / "pseudo_labels" / f"round_{self.round}"
         there = Path(trainer.ckpt_path or "").resolve().parent.parent / "pseudo_labels" / here.name
-        if there != here or not here.is_dir():
-            origin = next((folder for folder in (there, Path(self.folder)) if folder.is_dir()), None)
-            if origin is None:
-                raise CheckpointError(
-                    f"The checkpoint is from inside round {self.round}, whose pseudo labels were in {self.folder} "
-                    "and are gone: put that folder back, or begin a new run with method.init_from=<the checkpoint>."
-                )
-            if trainer.is_global_zero and origin.resolve() != here:
+        # No other folder is looked at that the checkpoint names: a stranger's names any.
+        problem = self._problem_of_labels(trainer, there) if trainer.is_global_zero else None
+        problem = trainer.strategy.broadcast(problem)
+        if problem and self.is_fresh:
+            log.warning("%s. They are made again: the checkpoint is from the start of the round.", problem)
+            return self._make_labels(trainer, module)
+        if problem:
+            raise CheckpointError(
+                f"The checkpoint is from inside round {self.round}. {problem}: put them back, or begin a new run with "
+                "method.init_from=<the checkpoint>."
+            )
+        with failing_together(trainer.strategy):
+            if trainer.is_global_zero and there != here:
                 partial = here.with_suffix(".partial")
                 shutil.rmtree(partial, ignore_errors=True)
-                shutil.copytree(origin, partial)
+                shutil.copytree(there, partial, copy_function=copy_file)
                 shutil.rmtree(here, ignore_errors=True)
                 partial.rename(here)
-        trainer.strategy.barrier()
         return here
+
+    def _problem_of_labels(self, trainer: L.Trainer, folder: Path) -> str | None:
+        """What is wrong with the labels of the target in ``folder``; ``None``: nothing."""
+        view = _datamodule(trainer).target_view
+        files = [view.pseudo_label_file(index, folder) for index in range(len(view))]
+        if not folder.is_dir():
+            return f"Its pseudo labels were in {folder} and are gone"
+        if missing := [file for file in files if not file.is_file()]:
+            return (
+                f"{len(missing)} of its {len(files)} pseudo labels are not in {folder}, the first is "
+                f"{missing[0].relative_to(folder)}"
+            )
+        if damaged := damaged_images(files):
+            return (
+                f"{len(damaged)} of its {len(files)} pseudo labels in {folder} are damaged, the first is "
+                f"{damaged[0].relative_to(folder)}"
+            )
+        height, width = view.size
+        for file in files:
+            try:
+                with open_image(file) as image:
+                    found, mode = image.size, image.mode
+            except DataError as error:
+                return str(error)
+            if found != (width, height) or mode != "L":
+                return (
+                    f"{file} is {found[0]}x{found[1]} of mode {mode}, where a pseudo label of this run is "
+                    f"{width}x{height} of mode L"
+                )
+        return None
 
     def estimate_statistics(self, trainer: L.Trainer, module: SelfTrainedSegmenter) -> None:
         """Give all batch norms the statistics of the target, the same on all ranks."""
-        batches = self._target_batches(trainer)
+        batches = self._target_batches(trainer, "Statistics of the target")
         update_bn((batch["image"] for batch in batches), module.network)
         # Each rank saw its own share; all must label and test under the same statistics.
         for statistic in (buffer for buffer in module.network.buffers() if buffer.is_floating_point()):
             statistic.copy_(cast(Tensor, trainer.strategy.reduce(statistic, reduce_op="mean")))
 
-    def _target_batches(self, trainer: L.Trainer) -> Iterator[dict[str, Tensor]]:
+    def _target_batches(self, trainer: L.Trainer, what: str) -> Iterator[dict[str, Tensor]]:
         data = _datamodule(trainer)
-        for batch in data.ordered_loader(data.target_view.unaugmented()):
+        loader = data.ordered_loader(data.target_view.unaugmented())
+        for batch in tracked(trainer, loader, what, len(loader), draw=False):
             yield trainer.strategy.batch_to_device(batch)
 
     @torch.no_grad()
@@ -327,9 +389,11 @@ class SelfTraining(L.Callback):
         module.eval()
         data, prior = _datamodule(trainer), self._spatial_prior(trainer, module)
         logits = _remembered(lambda: self._logits(trainer, module))
+        batches = len(data.ordered_loader(data.target_view.unaugmented()))
 
         def maps() -> Iterator[Tensor]:
-            return (self._probabilities(module, views, data.target_view.size, prior) for _, views in logits())
+            seen = tracked(trainer, logits(), "Pseudo labels", batches, draw=False)
+            return (self._probabilities(module, views, data.target_view.size, prior) for _, views in seen)
 
         def reduce(counts: Tensor) -> Tensor:
             return trainer.strategy.reduce(counts.to(module.device), reduce_op="sum").cpu()
@@ -340,21 +404,24 @@ class SelfTraining(L.Callback):
         partial = folder.with_suffix(".partial")
         if trainer.is_global_zero:
             shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True)
         trainer.strategy.barrier()
         selected = torch.zeros(num_classes, dtype=torch.int64)
-        for (indices, _), probabilities in zip(logits(), maps(), strict=True):
-            labels = select(probabilities, found.tau).cpu()
-            selected += class_counts(labels, num_classes)
-            for index, label in zip(indices.tolist(), labels, strict=True):
-                file = data.target_view.pseudo_label_file(index, partial)
-                file.parent.mkdir(parents=True, exist_ok=True)
-                write_png(label[None].to(torch.uint8), str(file))
+        try:
+            with failing_together(trainer.strategy):
+                for (indices, _), probabilities in zip(logits(), maps(), strict=True):
+                    labels = select(probabilities, found.tau).cpu()
+                    selected += class_counts(labels, num_classes)
+                    for index, label in zip(indices.tolist(), labels, strict=True):
+                        write_png(label[None].to(torch.uint8), data.target_view.pseudo_label_file(index, partial))
+        except UserError:
+            shutil.rmtree(partial, ignore_errors=True)  # whatever the reason, its space may be needed
+            raise
         selected = reduce(selected)
-        trainer.strategy.barrier()
+        with failing_together(trainer.strategy):
+            if trainer.is_global_zero:
+                shutil.rmtree(folder, ignore_errors=True)
+                partial.rename(folder)
         if trainer.is_global_zero:
-            shutil.rmtree(folder, ignore_errors=True)
-            partial.rename(folder)
             self._report(trainer, module, portion, found, selected)
             self._draw_overlays(trainer, module, folder)
         trainer.strategy.barrier()
@@ -362,7 +429,7 @@ class SelfTraining(L.Callback):
 
     def _logits(self, trainer: L.Trainer, module: SelfTrainedSegmenter) -> Iterator[tuple[Tensor, list[Tensor]]]:
         """Indices and main-level logits of target images and, if wanted, of their mirror images (mirrored back)."""
-        for batch in self._target_batches(trainer):
+        for batch in self._target_batches(trainer, "Predicting the target"):
             with trainer.precision_plugin.forward_context():
                 views = [module.network(batch["image"])[0]]
                 if self.flip_average:
@@ -381,13 +448,15 @@ class SelfTraining(L.Callback):
         if not self.use_spatial_prior or self._prior is not None:
             return self._prior
         data, root = _datamodule(trainer), Path(trainer.default_root_dir)
-        labels = (cast(Tensor, data.source_view.plain(i)[1]) for i in range(len(data.source_view)))
+        count = len(data.source_view)
+        indices = tracked(trainer, range(count), "Spatial prior", count, draw=False)
+        labels = (cast(Tensor, data.source_view.plain(i)[1]) for i in indices)
         self._prior = spatial_prior(labels, len(module.classes), data.target_view.size)
-        if trainer.is_global_zero:
-            save_prior(self._prior, list(module.classes), root / "spatial_prior.pt")
-            (root / "pictures" / "spatial_prior").mkdir(parents=True, exist_ok=True)
-            for name, picture in prior_pictures(self._prior, list(module.classes)).items():
-                write_png(picture, str(root / "pictures" / "spatial_prior" / f"{name}.png"))
+        if trainer.is_global_zero:  # for those who want to look at it: the training has it in memory
+            with dispensable("The spatial prior"):
+                save_prior(self._prior, list(module.classes), root / "spatial_prior.pt")
+                for name, picture in prior_pictures(self._prior, list(module.classes)).items():
+                    show_picture(picture, root / "pictures" / "spatial_prior" / f"{name}.png")
         return self._prior
 
     def _report(
@@ -422,9 +491,9 @@ class SelfTraining(L.Callback):
             [Overlay(i, {"pseudo_label": ids}, list(module.classes)) for i, ids in zip(images, labels, strict=True)],
         )
         overlays = [(0.4 * image + 0.6 * module.coloured(label)) for image, label in zip(images, labels, strict=True)]
+        grid = make_grid(torch.stack([*(image.float() for image in images), *overlays]) / 255, nrow=count)
         file = Path(trainer.default_root_dir) / "pictures" / f"pseudo_labels_round_{self.round}.png"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        save_image(torch.stack([*(image.float() for image in images), *overlays]) / 255, file, nrow=count)
+        show_picture(grid, file)
 
 
 def _datamodule(trainer: L.Trainer) -> SegmentationDataModule:

@@ -2,7 +2,6 @@
 
 import logging
 import math
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -12,9 +11,10 @@ import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from pydantic import PositiveInt
 from torch import Tensor
-from torchvision.utils import make_grid, save_image
+from torchvision.utils import make_grid
 
 from da_lightning.data.samplers import PassSampler
+from da_lightning.files import copy_file, show_picture
 from da_lightning.training.ema import averaged_weights
 from da_lightning.training.media import Media, MediaLogger, Overlay, Table
 from da_lightning.training.module import AdaptationModule
@@ -32,7 +32,8 @@ class StopAtIteration(L.Callback):
     def __init__(self, at_most: PositiveInt | None = None) -> None:
         self.at_most = at_most
 
-    def _length(self, module: L.LightningModule) -> int:
+    def length(self, module: L.LightningModule) -> int:
+        """Iterations of the training."""
         iterations = cast(AdaptationModule, module).max_iters
         return iterations if self.at_most is None else min(iterations, self.at_most)
 
@@ -41,13 +42,13 @@ class StopAtIteration(L.Callback):
         # cut off, or of another length.
         length = int(trainer.num_training_batches)
         inside = trainer.fit_loop.epoch_loop.batch_progress.current.ready % length  # of a checkpoint within an epoch
-        left = self._length(pl_module) - cast(AdaptationModule, pl_module).iterations_done
+        left = self.length(pl_module) - cast(AdaptationModule, pl_module).iterations_done
         trainer.fit_loop.max_epochs = trainer.current_epoch + max(0, math.ceil((left + inside) / length))
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if cast(AdaptationModule, pl_module).iterations_done >= self._length(pl_module):
+        if cast(AdaptationModule, pl_module).iterations_done >= self.length(pl_module):
             trainer.should_stop = True
 
 
@@ -69,8 +70,7 @@ class KeepSourceOnly(L.Callback):
             return
         earlier = Path(trainer.ckpt_path).with_name(file.name)
         if trainer.is_global_zero and earlier.is_file() and not file.is_file():  # the run goes on in another folder
-            file.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(earlier, file)
+            copy_file(earlier, file)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -193,12 +193,14 @@ def write_picture(
         instead: The same for loggers that can show more than a grid.
     """
     file = Path(trainer.default_root_dir) / "pictures" / f"{name}.png"
-    file.parent.mkdir(parents=True, exist_ok=True)
     grid = make_grid(rows, nrow=columns, padding=2, pad_value=1.0)
-    save_image(grid, file)
+    show_picture(grid, file)
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
-            logger.experiment.add_image(f"pictures/{name}", grid, iteration)
+            try:
+                logger.experiment.add_image(f"pictures/{name}", grid, iteration)
+            except OSError as error:  # of its writer, which a guarded logger knows nothing of
+                log.warning("TensorBoard has no picture %s: %s", name, error)
     log_media(trainer, name, instead or file)
 
 

@@ -1,6 +1,7 @@
 """What a run leaves behind: ``metrics.json``, a table, bars."""
 
 import json
+import logging
 import platform
 import re
 import resource
@@ -15,6 +16,9 @@ from rich.console import Console
 from rich.table import Table
 
 import da_lightning
+from da_lightning.files import whole_file, write_text
+
+log = logging.getLogger(__name__)
 
 Scores = Mapping[str, float]
 
@@ -22,11 +26,12 @@ _SHARE = re.compile(r"(miou|iou|accuracy|(reranked_)?(map|map_trapezoid|rank\d+)
 
 
 def write_metrics(file: Path, summary: Mapping[str, Any]) -> None:
-    """Write ``metrics.json`` in one step, so that no half-written file is ever found; NaN becomes null."""
-    text = json.dumps(_without_nan(summary), indent=2, allow_nan=False)
-    partial = file.with_suffix(".partial")
-    partial.write_text(text + "\n")
-    partial.rename(file)
+    """Write ``metrics.json`` in one step, so that no half-written file is ever found; NaN becomes null.
+
+    Raises:
+        DiskError: The disk does not take it.
+    """
+    write_text(file, json.dumps(_without_nan(summary), indent=2, allow_nan=False) + "\n")
 
 
 def versions() -> dict[str, str]:
@@ -76,7 +81,14 @@ def print_table(scores: Scores, title: str) -> None:
 
 
 def draw_bars(scores: Scores, file: Path) -> None:
-    """Bars of every per-class metric (``<set>/<metric>/<class>``), one panel a test set."""
+    """Bars of every per-class metric (``<set>/<metric>/<class>``), one panel a test set; a warning where they fail."""
+    try:
+        _draw_bars(scores, file)
+    except Exception as error:  # a full disk; matplotlib reads names like $x^$ as formulas
+        log.warning("%s was left out: %s", file.name, " ".join(str(error).split()))
+
+
+def _draw_bars(scores: Scores, file: Path) -> None:
     panels: dict[str, dict[str, dict[str, float]]] = {}
     for key, value in scores.items():
         column, metric = _split(key)
@@ -100,8 +112,8 @@ def draw_bars(scores: Scores, file: Path) -> None:
         axes.spines[["top", "right"]].set_visible(False)
         if len(series) > 1:
             axes.legend(frameon=False)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file, dpi=110)
+    with whole_file(file) as part:
+        figure.savefig(part, dpi=110)
 
 
 def is_share(metric: str) -> bool:

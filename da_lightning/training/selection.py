@@ -15,6 +15,7 @@ from da_lightning.data.source_target import SourceTargetDataModule
 from da_lightning.errors import UserError
 from da_lightning.training.ema import averaged_weights
 from da_lightning.training.module import AdaptationModule
+from da_lightning.training.progress import tracked
 from da_lightning.training.scores import SelectionScore
 
 log = logging.getLogger(__name__)
@@ -128,7 +129,8 @@ class Selection(ModelCheckpoint):
         data = cast(SourceTargetDataModule, cast(Any, trainer).datamodule)
 
         def batches() -> Iterator[dict[str, Tensor]]:
-            for batch in data.ordered_loader(self._images(data)):
+            loader = data.ordered_loader(self._images(data))
+            for batch in tracked(trainer, loader, "Scoring for the selection", len(loader), draw=False):
                 yield trainer.strategy.batch_to_device(batch)
 
         was_training = module.training

@@ -1,7 +1,14 @@
 """Which Lightning strategy a method runs under."""
 
-import torch
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
+import torch
+from lightning.pytorch.strategies import Strategy
+
+from da_lightning.errors import UserError
+from da_lightning.files import DiskError
 from da_lightning.training.module import AdaptationModule
 
 
@@ -12,6 +19,24 @@ def resolve_strategy(
     if strategy != "auto":
         return strategy
     return "auto" if count_processes(accelerator, devices, num_nodes) == 1 else module.ddp_strategy
+
+
+@contextmanager
+def failing_together(strategy: Strategy) -> Iterator[None]:
+    """All processes wait here for one another; a file that one cannot write inside ends all, which would else hang.
+
+    Raises:
+        UserError: Of this process, or that another has failed.
+    """
+    failure: UserError | None = None
+    try:
+        yield
+    except UserError as error:
+        failure = error
+    except OSError as error:
+        failure = DiskError(Path(error.filename or "A file"), error)
+    if not strategy.reduce_boolean_decision(failure is None, all=True):
+        raise failure or UserError("Another process of this run cannot write its files: see what it says.")
 
 
 def count_processes(accelerator: str, devices: int | str | list[int], num_nodes: int) -> int:

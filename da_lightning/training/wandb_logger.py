@@ -20,6 +20,9 @@ from da_lightning.training.results import is_share
 
 STAGES = ("train", "val", "test")
 NO_CLASS = 255
+INIT_SECONDS, FINISH_SECONDS = 60.0, 300.0
+"""How long a run waits for the network when it begins and when it ends."""
+
 SUMMARY = ("iterations", "devices", "seconds", "peak_memory_mb", "selection")
 
 
@@ -79,8 +82,10 @@ class WandbLogger(LightningWandbLogger):
             # Images of tables, until they are sent: with the run, and not in the home folder.
             os.environ.setdefault("WANDB_DATA_DIR", str(Path(cast(str, self.save_dir), "wandb").absolute()))
             try:
-                self._experiment = wandb.init(**self._wandb_init)
-            except wandb.Error as error:
+                if self._is_online() and not wandb.login(prompt=False, verify=False):
+                    raise wandb.Error("there is no API key")  # wandb.init would ask on a terminal, and wait
+                self._experiment = wandb.init(**self._wandb_init, settings=self._patience())
+            except (wandb.Error, OSError) as error:
                 raise UserError(
                     f"logger=wandb cannot begin a run ({' '.join(str(error).split())}): set logger.offline=true, or "
                     "log in with `wandb login` and check the network."
@@ -88,6 +93,19 @@ class WandbLogger(LightningWandbLogger):
             self._experiment.define_metric("iteration", hidden=True)
             self._experiment.define_metric("*", step_metric="iteration")
         return self._experiment
+
+    def _is_online(self) -> bool:
+        return self._wandb_init["mode"] is None and os.environ.get("WANDB_MODE", "online") == "online"
+
+    def _patience(self) -> Any:
+        """How long to wait for the network; unsent data stay on the disk, for ``wandb sync``."""
+        import wandb
+
+        known: dict[str, Any] = {"init_timeout": INIT_SECONDS, "finish_timeout": FINISH_SECONDS}
+        fields = getattr(wandb.Settings, "model_fields", {})  # earlier versions know no finish_timeout
+        return wandb.Settings(
+            **{key: value for key, value in known.items() if key in fields and f"WANDB_{key.upper()}" not in os.environ}
+        )
 
     def log_graph(self, model: nn.Module, input_array: Tensor | None = None) -> None:
         """Lightning's way to show a logger what is trained; it knows the iteration."""

@@ -6,15 +6,15 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from rich.progress import track
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.io import write_png
 from torchvision.transforms.v2.functional import to_pil_image
 
 from da_lightning.data.folders import read_image
 from da_lightning.data.inputs import Input, batches, check_numbers, copy_label, find_inputs, with_shorter_side
 from da_lightning.errors import UserError
+from da_lightning.files import whole_file, write_png
+from da_lightning.training.progress import shown
 from da_lightning.translation.module import DOMAINS, Domain, TranslationModule, as_uint8
 
 _FRAME_MS = 100
@@ -62,7 +62,7 @@ class Translate:
         groups = list(batches(inputs, self.batch_size, are_resized=self.image_size is not None))
         codes = self._codes(module, len(inputs))
         written: dict[int, list[list[str]]] = {}
-        for positions in track(groups, "Translating"):
+        for positions in shown(groups, "Translating", len(groups)):
             images = torch.stack([self._read(inputs[i].image) for i in positions]).to(module.device)
             styles = [None] if codes is None else codes[positions].to(module.device).unbind(1)
             translations = [as_uint8(module.translate(images, self._domain(module), style)).cpu() for style in styles]
@@ -117,19 +117,18 @@ class Translate:
     def _write(self, item: Input, translations: Sequence[Tensor], output: Path) -> list[list[str]]:
         if self.interpolate:
             name = f"{item.place}.{'gif' if self.gif else 'png'}"
-            (output / name).parent.mkdir(parents=True, exist_ok=True)
             if self.gif:
                 first, *others = [to_pil_image(frame) for frame in (*translations, *translations[-2:0:-1])]
-                first.save(output / name, save_all=True, append_images=others, duration=_FRAME_MS, loop=0)
+                with whole_file(output / name) as part:
+                    first.save(part, save_all=True, append_images=others, duration=_FRAME_MS, loop=0)
             else:
-                write_png(torch.cat(list(translations), dim=-1), str(output / name))
+                write_png(torch.cat(list(translations), dim=-1), output / name)
             return [[name]]
         rows = []
         for number, image in enumerate(translations, 1):
             ending = f"_style{number}" if len(translations) > 1 else ""
             rows.append([f"{item.place}{ending}.png"])
-            (output / rows[-1][0]).parent.mkdir(parents=True, exist_ok=True)
-            write_png(image, str(output / rows[-1][0]))
+            write_png(image, output / rows[-1][0])
             if item.label:
                 rows[-1].append(f"{item.label_place}{ending}{item.label.suffix}")
                 size = None if self.image_size is None else (image.shape[-2], image.shape[-1])

@@ -29,14 +29,14 @@ def test_nan_becomes_null_at_any_depth(tmp_path: Path) -> None:
 def test_what_was_there_stays_until_the_new_file_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "metrics.json"
     write_metrics(file, {"old": 1})
-    write, seen = Path.write_text, []
+    write, seen = Path.write_bytes, []
 
-    def half(path: Path, text: str) -> None:
-        write(path, text[: len(text) // 2])
+    def half(path: Path, content: bytes) -> None:
+        write(path, content[: len(content) // 2])
         seen.append(json.loads(file.read_text()))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Path, "write_text", half)
+    monkeypatch.setattr(Path, "write_bytes", half)
     with pytest.raises(KeyboardInterrupt):
         write_metrics(file, {"new": 2})
     assert seen == [{"old": 1}]

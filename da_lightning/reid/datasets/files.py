@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from da_lightning.data.folders import read_image
 from da_lightning.errors import DataError
+from da_lightning.files import damaged_images
 from da_lightning.reid.datasets.base import DISTRACTOR, PersonDataset
 
 log = logging.getLogger(__name__)
@@ -113,3 +114,21 @@ def number_in(text: str, place: str, what: str) -> int:
         return int(text)
     except ValueError:
         raise DataError(f"{place} gives {text!r} as {what}, which must be an integer: number them from 1.") from None
+
+
+def check_whole(files: Sequence[Path], folder: Path, what: str, option: str) -> None:
+    """Check made images before a training depends on them; one that draws them would reach a damaged one days later.
+
+    Args:
+        files: Of ``folder``.
+        what: They are.
+        option: That names the folder.
+
+    Raises:
+        DataError: Some are empty, cut off or no images.
+    """
+    if damaged := damaged_images(files):
+        raise DataError(
+            f"{len(damaged)} of {len(files)} {what} in {folder} are damaged, the first is {damaged[0]}: remove these "
+            f"and make them again (resume=auto does in the run that made them), or give {option} another folder."
+        )

@@ -1,0 +1,56 @@
+"""What commands print: a reader that is gone, a full disk or a terminal without a letter ends no run."""
+
+import io
+import logging
+import os
+import select
+import sys
+from contextlib import suppress
+from typing import Any
+
+NAMES = {"stdout": 1, "stderr": 2}
+
+
+class _Lossy(io.FileIO):
+    """A file descriptor that drops what cannot be written."""
+
+    def write(self, content: Any) -> int:
+        try:
+            while (count := super().write(content)) is None:  # of a pipe that does not wait, and is full
+                select.select([], [self], [], 1)
+            return count
+        except OSError:
+            return memoryview(content).nbytes
+
+
+def steady_output() -> None:
+    """Let ``sys.stdout`` and ``sys.stderr`` lose what cannot be shown: results are on the disk by then.
+
+    Letters that the terminal's encoding lacks are printed as ``\\u9053``. Streams that are no longer the process's own
+    (a notebook's, a test's) stay as they are.
+    """
+    logging.raiseExceptions = False  # a line that cannot be logged would come with a traceback
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:  # closed: the next file to be opened would get the number, and what C code prints
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+    for name, number in NAMES.items():
+        stream = getattr(sys, name)
+        if stream is not getattr(sys, f"__{name}__") or isinstance(getattr(stream, "buffer", None), _Buffer):
+            continue
+        with suppress(OSError, AttributeError):
+            stream.flush()
+        steady = io.TextIOWrapper(
+            _Buffer(_Lossy(number, "w", closefd=False)),
+            encoding=getattr(stream, "encoding", "utf-8"),
+            errors="backslashreplace",
+            line_buffering=getattr(stream, "line_buffering", False),
+            write_through=getattr(stream, "write_through", False),
+        )
+        setattr(sys, name, steady)
+        setattr(sys, f"__{name}__", steady)
+
+
+class _Buffer(io.BufferedWriter):
+    """Tells our streams from others."""

@@ -4,14 +4,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import resize
 
 from da_lightning.data.folders import check_depth, check_pairs, find_images, open_image, read_list, upright_size
+from da_lightning.data.labels import holds_ids, resized_ids
 from da_lightning.errors import DataError, UserError
-from da_lightning.files import copy_file, whole_file, write_text
+from da_lightning.files import copy_file, write_bytes, write_text
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def _check_label(label: Path, path: Path, size: tuple[int, int], is_resized: boo
                 f"{label} is {image.size[0]}x{image.size[1]}, but {path}, upright as its EXIF orientation says, is "
                 f"{size[0]}x{size[1]}: give labels of the size of their images."
             )
-        if is_resized and image.mode not in ("L", "P", "I;16"):
+        if is_resized and not holds_ids(image):
             raise DataError(
                 f"{label} has mode {image.mode}, not one channel of ids, and cannot be resized with its image: "
                 "leave out image_size."
@@ -126,10 +126,7 @@ def copy_label(label: Path, to: Path, size: tuple[int, int] | None = None) -> No
     if size is None:
         copy_file(label, to)
         return
-    with open_image(label) as image:
-        resized = image.resize(size[::-1], Image.Resampling.NEAREST)
-        with whole_file(to) as part:
-            resized.save(part)
+    write_bytes(to, resized_ids(label, size))
 
 
 def write_list(file: Path, rows: Sequence[Sequence[str]]) -> None:

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -11,11 +11,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from da_lightning.data.folders import check_pairs, find_images, open_image, read_image, select_images, upright_size
+from da_lightning.data.labels import read_ids
 from da_lightning.errors import DataError
 from da_lightning.segmentation.losses import IGNORE
 
 _UNKNOWN = 254  # marks ids that the table does not know; no class space is that large
-_LOW_BYTE: dict[Any, Any] = {"RGB;16B": "RGB;16L", "RGBA;16B": "RGBA;16L"}
 
 
 class Sample(NamedTuple):
@@ -157,26 +157,3 @@ def folder_samples(
         label_files = {name: path for name, path in label_files.items() if name in image_files}
     check_pairs(image_files, label_files)
     return [Sample(name, path, label_files[name]) for name, path in image_files.items()]
-
-
-def read_ids(path: Path, in_red: bool = False) -> np.ndarray:
-    """Read a label file as it is stored, palette indices as indices: uint8 or uint16 ``[H, W]``.
-
-    Args:
-        path: The file.
-        in_red: Accept colour images too and take their red channel; of 16 bits the lower 8.
-
-    Raises:
-        DataError: The file is missing, truncated, or an image that holds no ids.
-    """
-    with open_image(path) as image:
-        if image.mode in ("L", "P", "I;16"):
-            return np.array(image)
-        if not in_red or image.mode not in ("RGB", "RGBA"):
-            raise DataError(
-                f"{path} has mode {image.mode}, but a label is one channel of ids (8 or 16 bits, or a palette): "
-                "take the id files, not those with colours for the eye."
-            )
-        # Pillow has no 16-bit colour mode and keeps the upper byte; ids are in the lower one.
-        image.tile = [tile._replace(args=_LOW_BYTE.get(tile.args, tile.args)) for tile in image.tile]
-        return np.array(image)[..., 0]

@@ -2,20 +2,19 @@
 
 from collections import Counter
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, Field, ValidationError
-from yaml import YAMLError
 
 from da_lightning.errors import UserError
+from da_lightning.names import shown
+from da_lightning.yaml_files import YamlError, read_yaml
 
 IGNORE = 255
 
 Byte = Annotated[int, Field(ge=0, le=255)]
 Id = Annotated[int, Field(ge=0, le=65535)]
-Name = Annotated[str, Field(pattern="^[^/]+$")]  # it becomes part of metric and file names
+Name = Annotated[str, Field(pattern="^[^/]+$", max_length=60)]  # it becomes part of metric and file names
 
 
 class ClassEntry(BaseModel, extra="forbid"):
@@ -51,11 +50,13 @@ class ClassMap(BaseModel, extra="forbid"):
 def read_class_map(path: str) -> ClassMap:
     """Read ``{classes: {road: {ids: [7], color: [128, 64, 128]}, ...}, ignore_ids: [0]}``; ``ignore_ids`` is optional.
 
+    Names are the words in the file, also ``no``, ``null`` and ``1``; control characters in them are made visible.
+
     Raises:
         UserError: No such file, no yaml, no class map, or an id that is listed twice.
     """
     try:
-        content = ClassMap.model_validate(OmegaConf.to_container(OmegaConf.load(Path(path).expanduser())))
+        content = ClassMap.model_validate(_with_shown_names(read_yaml(Path(path).expanduser())))
     except ValidationError as error:
         problem = error.errors()[0]
         place = ".".join(str(part) for part in problem["loc"]) or "the whole"
@@ -63,11 +64,19 @@ def read_class_map(path: str) -> ClassMap:
             f"The class map {path} has a mistake at {place} ({problem['msg']}): give each class ids and a colour, "
             "like road: {ids: [7], color: [128, 64, 128]}, under classes."
         ) from None
-    except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException) as error:
-        raise UserError(
-            f"The class map {path} cannot be read ({' '.join(str(error).split())}): set data.class_map to a yaml file."
-        ) from None
+    except (YamlError, RuntimeError) as error:  # RuntimeError: a home folder of nobody
+        raise UserError(f"The class map {path} cannot be read ({error}): set data.class_map to a yaml file.") from None
     listed = [*content.ignore_ids, *(i for entry in content.classes.values() for i in entry.ids)]
     if twice := [i for i, times in Counter(listed).items() if times > 1]:
         raise UserError(f"The class map {path} lists the ids {twice} more than once: give each id to one class.")
     return content
+
+
+def _with_shown_names(content: Any) -> Any:
+    classes = content.get("classes") if isinstance(content, dict) else None
+    if not isinstance(classes, dict):
+        return content
+    names = {shown(name): entry for name, entry in classes.items()}
+    if len(names) < len(classes):
+        raise YamlError("two names of classes differ in control characters alone")
+    return content | {"classes": names}

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sized
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import lightning.pytorch as L
 import torch
@@ -10,6 +10,7 @@ from lightning.pytorch.utilities.combined_loader import CombinedLoader
 from pydantic import NonNegativeInt, PositiveInt
 from torch.utils.data import DataLoader, Dataset
 
+from da_lightning.data.loaders import TrainingLoader
 from da_lightning.data.samplers import PassSampler, ShardSampler
 from da_lightning.errors import DataError, UserError
 
@@ -145,7 +146,7 @@ class SourceTargetDataModule(L.LightningDataModule):
         for name, dataset in (("source", self.source), ("target", self.target)):
             batch = self.batch_sizes[name]
             self._samplers[name] = self.training_sampler(name, len(cast(Sized, dataset)), length * batch)
-            loaders[name] = self._loader(dataset, batch, self._samplers[name])
+            loaders[name] = TrainingLoader(dataset, batch, sampler=self._samplers[name], **self._loading)
         self.source_share = self._source_share
         log.info(
             "An epoch is %d iterations of %d source and %d target samples (%d devices x batch size).",
@@ -169,14 +170,9 @@ class SourceTargetDataModule(L.LightningDataModule):
     def ordered_loader(self, dataset: Dataset) -> DataLoader:
         """This rank's share of ``dataset`` in order, each sample once over all ranks."""
         shard = ShardSampler(len(cast(Sized, dataset)), self._rank, self._world_size)
-        return self._loader(dataset, self.eval_batch_size, shard)
+        return DataLoader(dataset, self.eval_batch_size, sampler=shard, **self._loading)
 
-    def _loader(self, dataset: Dataset, batch_size: int, sampler: PassSampler | ShardSampler) -> DataLoader:
-        # Workers start anew each epoch: persistent ones would never see a round's new pseudo labels.
-        return DataLoader(
-            dataset,
-            batch_size=batch_size,
-            sampler=sampler,
-            num_workers=self.num_workers,
-            pin_memory=self.pin_memory,
-        )
+    @property
+    def _loading(self) -> dict[str, Any]:
+        # Workers start again each epoch: persistent ones would never see a round's new pseudo labels.
+        return {"num_workers": self.num_workers, "pin_memory": self.pin_memory}

@@ -240,7 +240,7 @@ class SelfTraining(L.Callback):
             self._align_epochs(data, cast(SelfTrainedSegmenter, pl_module))
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        # Not at an epoch's start: the loader's workers have copied the data set by then and would never see the labels.
+        # Before the loader's workers copy the data set: they never see labels that come later.
         module = cast(SelfTrainedSegmenter, pl_module)
         if self.round:
             self._use_labels(trainer, self._labels_of_resumed_round(trainer, module))

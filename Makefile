@@ -4,10 +4,10 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint docs bench
+.PHONY: help install demo test test-quick test-faults lint docs bench
 
 help:     ## this list
-	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
 install: $(BIN)/.installed  ## virtual environment in .venv with everything
 
@@ -23,6 +23,12 @@ demo: install  ## class-balanced self-training on drawn streets: a table and pic
 test: install lint  ## lint and the whole test suite
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 
+test-quick: install  ## the tests of a second, while you edit
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal -m "not slow"
+
+test-faults: install  ## real kills, full disks, signals: half an hour on two cores
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal tests/faults
+
 lint: install  ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -37,3 +43,4 @@ bench: install  ## speed ratios, side by side in one run
 	$(BIN)/python -m benchmarks.munit_step
 	$(BIN)/python -m benchmarks.ranking
 	$(BIN)/python -m benchmarks.exemplar_memory
+	$(BIN)/python -m benchmarks.start_up

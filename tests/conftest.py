@@ -1,6 +1,7 @@
 """What holds for all tests."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +13,12 @@ def pytest_configure(config: pytest.Config) -> None:
     # Small tensors gain nothing from threads, and sums must not depend on their number. Not in a fixture: those of
     # modules come first.
     torch.set_num_threads(1)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Faults take half an hour: only where the command names them (``make test-faults``)."""
+    is_named = any("faults" in str(argument) for argument in config.invocation_params.args)
+    return True if collection_path == Path(__file__).parent / "faults" and not is_named else None
 
 
 @pytest.fixture

@@ -9,8 +9,11 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 from tiny_runs import command, run_folders, succeeded, tiny
+
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[1]
 BLOCK = re.compile(r"```\{code-block\} \w+\n:caption: (\S+)\n\n(.*?)\n```", re.DOTALL)

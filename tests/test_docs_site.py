@@ -10,6 +10,8 @@ import pytest
 
 from da_lightning.config import CONF_DIR
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 

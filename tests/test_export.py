@@ -27,6 +27,8 @@ from da_lightning.training.module import AdaptationModule
 from da_lightning.translation.munit import MUNIT
 from da_lightning.translation.stargan import StarGAN
 
+pytestmark = pytest.mark.slow
+
 IN_SETUP = {"num_domains": 2, "num_persons": 4, "image_size": [48, 32]}
 """Options that a method without data needs."""
 

@@ -14,6 +14,7 @@ import torch
 from omegaconf import OmegaConf
 from tiny_runs import (
     METHODS,
+    Draws,
     alone,
     assert_same,
     assert_same_training,
@@ -42,12 +43,15 @@ from da_lightning.translation.data import UnpairedImages
 from da_lightning.translation.datasets import Digits, ToyShoes
 from da_lightning.translation.unit_classifier import UNITClassifier
 
+pytestmark = pytest.mark.slow
+
 
 @dataclass
 class Trained:
     method: str
     module: AdaptationModule
     before: dict[str, torch.Tensor]
+    draws: list[dict[str, list[list[int]]]]
     scores: dict[str, float]
     folder: Path
 
@@ -68,11 +72,11 @@ class ParametersBefore(L.Callback):
 def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     folder = tmp_path_factory.mktemp(request.param)
     module, data = built(request.param)
-    before = ParametersBefore()
-    fit = trainer(folder, before)
+    before, draws = ParametersBefore(), Draws(data)
+    fit = trainer(folder, before, draws)
     fit.fit(module, data)
     scores = fit.test(module, data, verbose=False)[0]
-    return Trained(request.param, module, before.parameters, scores, folder)
+    return Trained(request.param, module, before.parameters, draws.drawn, scores, folder)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -128,12 +132,16 @@ def test_source_only_weights_are_those_before_adaptation(trained: Trained) -> No
         assert torch.equal(states[0][name], states[1][name]), name
 
 
-def test_resumed_at_any_epoch_end_it_goes_on_bit_for_bit(trained: Trained, tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", [0, 2])
+def test_resumed_at_any_epoch_end_it_goes_on_bit_for_bit(workers: int, trained: Trained, tmp_path: Path) -> None:
     *earlier, last = trained.checkpoints
     assert len(earlier) == 2
-    for number, checkpoint in enumerate(earlier):
-        module, data = built(trained.method, seed=1)  # other weights, were they not the checkpoint's
-        trainer(tmp_path / str(number)).fit(module, data, ckpt_path=checkpoint, weights_only=True)
+    for number, checkpoint in list(enumerate(earlier))[-1 if workers else 0 :]:  # starting workers takes time
+        # Other weights, were they not the checkpoint's.
+        module, data = built(trained.method, f"data.num_workers={workers}", seed=1)
+        draws = Draws(data)
+        trainer(tmp_path / str(number), draws).fit(module, data, ckpt_path=checkpoint, weights_only=True)
+        assert draws.drawn == trained.draws[2 * number + 2 :]
         assert_same_training(tmp_path / str(number) / "checkpoints" / last.name, last)
 
 

@@ -9,6 +9,8 @@ from nbclient import NotebookClient
 
 import da_lightning
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(da_lightning.__file__).parents[1]
 PICTURES = {"segmentation": 8, "translation": 5, "person_reid": 5}
 """By notebook, how many it shows."""

@@ -12,6 +12,8 @@ from da_lightning import stages
 from da_lightning.config import CONF_DIR
 from da_lightning.errors import UserError
 
+pytestmark = pytest.mark.slow
+
 KILLED = -9
 
 

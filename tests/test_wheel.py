@@ -5,7 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from tiny_runs import SEGMENTATION_DATA
+
+pytestmark = pytest.mark.slow
 
 PROJECT = Path(__file__).parent.parent
 

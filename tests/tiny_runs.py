@@ -18,6 +18,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from lightning.pytorch.callbacks import ModelCheckpoint
 from omegaconf import DictConfig, OmegaConf
+from torch.utils.data import Dataset
 
 import da_lightning
 from da_lightning.config import CONF_DIR
@@ -159,6 +160,30 @@ def trainer(folder: Path, *callbacks: L.Callback, **options: Any) -> L.Trainer:
         enable_model_summary=False,
         **options,
     )
+
+
+class Draws(L.Callback):
+    """Notes the (index, augmentation seed) of each sample that comes out of the loaders of ``data``."""
+
+    def __init__(self, data: L.LightningDataModule) -> None:
+        data.source, data.target = _WithDraws(data.source), _WithDraws(data.target)
+        self.drawn: list[dict[str, list[list[int]]]] = []  # of each batch, by domain
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        self.drawn.append({domain: sample["draw"].tolist() for domain, sample in batch.items()})
+
+
+class _WithDraws(Dataset):
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, draw: tuple[int, int]) -> dict[str, Any]:
+        return self.dataset[draw] | {"draw": torch.tensor(draw)}
 
 
 def command(arguments: Sequence[str], folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -20,6 +20,8 @@ from tiny_runs import command, composed, run_folders, succeeded, tiny
 from da_lightning import run
 from da_lightning.config import CONF_DIR, sweeps
 
+pytestmark = pytest.mark.slow
+
 PRESETS = sorted((file.parent.name, file.stem) for file in (CONF_DIR / "hydra").glob("*/*.yaml"))
 SHORT = ["method=segmentation_source_only", *tiny("segmentation_source_only"), "callbacks.pictures=null"]
 

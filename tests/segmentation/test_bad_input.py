@@ -17,6 +17,8 @@ from PIL import Image
 from da_lightning.run import main
 from da_lightning.training.checkpoints import read_checkpoint
 
+pytestmark = pytest.mark.slow
+
 SIZE = (24, 32)
 CLASS_MAP = (
     "classes:\n  road: {ids: [1], color: [128, 64, 128]}\n  car: {ids: [2, 3], color: [0, 0, 142]}\nignore_ids: [0]\n"

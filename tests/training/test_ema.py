@@ -19,6 +19,8 @@ from da_lightning.session import train_and_test
 from da_lightning.training.ema import AveragedWeights
 from da_lightning.training.module import AdaptationModule
 
+pytestmark = pytest.mark.slow
+
 State = dict[str, torch.Tensor]
 
 

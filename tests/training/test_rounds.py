@@ -15,6 +15,8 @@ from torchvision.io import ImageReadMode, decode_image
 from da_lightning.config.build import build
 from da_lightning.errors import UserError
 
+pytestmark = pytest.mark.slow
+
 
 class Watch(L.Callback):
     """Notes what comes out of the loaders, and whether the optimiser remembers anything."""

@@ -32,6 +32,8 @@ from da_lightning.training.scores import (
 )
 from da_lightning.training.selection import Selection
 
+pytestmark = pytest.mark.slow
+
 SCORES = [("cbst", s) for s in ("entropy", "snd", "oracle")] + [("reid_source_only", s) for s in ("snd", "source")]
 
 AVERAGED = ("callbacks=ema", "callbacks.progress=null", "callbacks.pictures=null", "callbacks.ema.decay=0.3")

@@ -18,6 +18,8 @@ from da_lightning.errors import UserError
 from da_lightning.toy.streets import CLASSES
 from da_lightning.training.wandb_logger import WandbLogger
 
+pytestmark = pytest.mark.slow
+
 LOGGED = ("logger=wandb", "trainer.log_every_n_steps=1")
 
 

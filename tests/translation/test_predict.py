@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -473,12 +472,12 @@ def test_words_become_options() -> None:
         _options(words[:1])
 
 
-def test_help_comes_at_once(tmp_path: Path) -> None:
+def test_help_imports_nothing_heavy(tmp_path: Path) -> None:
+    """How long it takes is in ``benchmarks.start_up``."""
     run = [sys.executable, "-X", "importtime", "-m", "da_lightning.predict", "--help"]
     environment = {"PYTHONPATH": str(Path(da_lightning.__file__).parents[1])}
-    start = time.perf_counter()
     done = subprocess.run(run, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
-    assert time.perf_counter() - start < 3
+    assert "import time:" in done.stderr
     assert "style_image=" in done.stdout
     assert not any(word in done.stderr for word in ("torch", "lightning.pytorch", "hydra"))
 

@@ -269,7 +269,7 @@ def test_two_devices_end_with_equal_weights_in_one_folder(method: str, on_two_de
     assert "bucket view strides" not in run.process.stderr, "DDP takes the gradients for another layout's"
     folders = run_folders(run.folder)
     assert len(folders) == run.jobs
-    (own,) = [f for f in folders if json.loads((f / "metrics.json").read_text())["method"] == method]
+    (own,) = [f for f in folders if method_of(f) == method]
     one, other = (json.loads((own / f"rank_{rank}.json").read_text()) for rank in range(2))
     assert one["parameters"] == other["parameters"]
     assert one["buffers"] == other["buffers"]
@@ -279,3 +279,21 @@ def test_two_devices_end_with_equal_weights_in_one_folder(method: str, on_two_de
     torch.load(own / "checkpoints" / "last.ckpt", weights_only=True)
     for labels in own.glob("pseudo_labels/*"):  # each rank labels its own share
         assert len(list(labels.glob("*.png"))) == 6
+
+
+def test_two_devices_of_which_one_is_killed_end_as_if_undisturbed(
+    on_two_devices: dict[str, OnTwoDevices], tmp_path: Path
+) -> None:
+    line = ["method=cbst", *tiny("cbst"), "trainer.devices=2", "data.num_workers=2"]
+    line.append("+callbacks.kill={_target_: tiny_runs.Kill}")
+    assert command(line, tmp_path, KILL="iteration 5", KILL_RANK="1").returncode != 0
+    (resumed,) = run_folders(tmp_path)
+    assert (resumed / "checkpoints" / "last.ckpt").is_file()
+    succeeded(command([*line, "resume=auto"], tmp_path))
+    assert run_folders(tmp_path) == [resumed]
+    (whole,) = (f for f in run_folders(on_two_devices["cbst"].folder) if method_of(f) == "cbst")
+    assert_same_training(*(run / "checkpoints" / "last.ckpt" for run in (resumed, whole)))
+
+
+def method_of(run: Path) -> str:
+    return json.loads((run / "metrics.json").read_text())["method"]

@@ -18,6 +18,9 @@ from da_lightning.errors import UserError
 pytestmark = pytest.mark.slow
 
 
+WORKERS = "data.num_workers=2"  # of the killed runs alone: the samples do not depend on it
+
+
 class Watch(L.Callback):
     """Notes what comes out of the loaders, and whether the optimiser remembers anything."""
 
@@ -127,7 +130,7 @@ def test_a_run_killed_while_labelling_and_inside_a_round_ends_as_if_undisturbed(
     options = ["method=cbst", *tiny("cbst"), *lengths, "+callbacks.kill={_target_: tiny_runs.Kill}"]
 
     def killed(when: str, *more: str) -> None:
-        run = command([*options, *more], tmp_path / "killed", KILL=when)
+        run = command([*options, WORKERS, *more], tmp_path / "killed", KILL=when)
         assert run.returncode == -9, run.stderr
 
     def chain() -> None:
@@ -137,7 +140,7 @@ def test_a_run_killed_while_labelling_and_inside_a_round_ends_as_if_undisturbed(
         assert not (folder / "pseudo_labels" / "round_2").exists()
         killed("iteration 8", "resume=auto")  # inside round 2, after an epoch of it
         shutil.copytree(tmp_path / "killed", tmp_path / "kept")
-        succeeded(command([*options, "resume=auto"], tmp_path / "killed"))
+        succeeded(command([*options, WORKERS, "resume=auto"], tmp_path / "killed"))
 
     with ThreadPoolExecutor(2) as pool:
         interrupted = pool.submit(chain)

@@ -4,6 +4,7 @@ Composes the options under ``conf/``, then trains and tests; :mod:`da_lightning.
 :mod:`da_lightning.session` do the work.
 """
 
+import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -34,6 +35,8 @@ def main() -> None:
     arguments = sys.argv[1:]
     refuse_swept_devices(arguments)
     refuse_empty_groups(arguments)
+    if not os.environ.get("DA_DATA_DIR"):  # an empty one is none
+        os.environ.pop("DA_DATA_DIR", None)
     set_stamp(arguments)
     prefer_own_presets()
     hydra.main(config_path=str(CONF_DIR), config_name="config", version_base="1.3")(run)()

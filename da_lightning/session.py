@@ -127,6 +127,7 @@ def _quieten_lightning() -> None:
         ".*You have overridden `on_after_batch_transfer` in `LightningModule`.*",  # as translation means to
         ".*WeightAveraging callback with a model that overrides the configure_model.*",  # which may be called again
         ".*will save all extracted features in buffer.*",  # KID, which is asked for by name
+        ".*The `srun` command is available on your system but is not used.*",  # one machine of a cluster may be enough
         ".*recommended to use `self.log\\(.*sync_dist=True\\)`.*",  # scores are of all ranks before they are logged
         ".*Detected call of `lr_scheduler.step\\(\\)` before `optimizer.step\\(\\)`.*",  # a player yet to begin
     ):

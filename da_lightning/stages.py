@@ -11,6 +11,7 @@ from da_lightning.config.build import build
 from da_lightning.config.sweeps import is_first_process
 from da_lightning.data.source_target import SourceTargetDataModule
 from da_lightning.files import problem_of_images
+from da_lightning.preflight import check_configuration
 from da_lightning.session import train_and_test
 from da_lightning.training.strategy import count_processes
 
@@ -42,6 +43,7 @@ def train_in_stages(
             cfg.stages[name].folder = str(run_dir / name)
     stages = cast(dict[str, Any], OmegaConf.to_container(cfg.stages, resolve=True))
     cfg = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "stages"])
+    check_configuration(cfg)
     run = "/".join(run_dir.parts[-4 if sweep else -3 :])  # method, data, stamp, and the number of a job
     group = "/".join(sweep.parts[-3:]) if sweep else run if stages else None
     is_checked = False
@@ -58,6 +60,7 @@ def train_in_stages(
             data, own = build(cfg.data, "data"), build(cfg.method, "method")
             own.check_length(_epoch_length(data, cfg.trainer))
             is_checked = True
+        check_configuration(_changed(cfg, stage, {}))
         parts = _parts(name, stage)
         if cfg.resume == "auto":
             _reopen_damaged(list(provided.values()), [run_dir / part for part in parts])

@@ -91,7 +91,7 @@ def test_an_unknown_option_is_named(tmp_path: Path) -> None:
 
 
 def test_missing_options_are_all_named(tmp_path: Path) -> None:
-    message = refused(command(["data=gta2cityscapes"], tmp_path))
+    message = refused(command(["data=folders"], tmp_path))
     assert "data.source.root, data.target.root" in message
     assert "must be set" in message
 

@@ -188,7 +188,7 @@ def test_commands_are_found() -> None:
         "python -m da_lightning.run --nonsense",
         "python -m da_lightning.run seed=1,2",
         "python -m da_lightning.run -m method=cbst,nonsense",
-        "python -m da_lightning.run data=gta2cityscapes data.source.root=a",
+        "python -m da_lightning.run data=folders data.source.root=a",
         "python -m da_lightning.run -m hydra/launcher=nonsense",
         "python -m da_lightning.predict checkpoint=a input=b output=c nonsense=1",
         "python -m da_lightning.predict checkpoint=a input=b output=c styles=many",

@@ -9,6 +9,7 @@ from lightning.pytorch.strategies import Strategy
 
 from da_lightning.errors import UserError
 from da_lightning.files import DiskError
+from da_lightning.training.devices import parsed_devices
 from da_lightning.training.module import AdaptationModule
 
 
@@ -40,13 +41,14 @@ def failing_together(strategy: Strategy) -> Iterator[None]:
 
 
 def count_processes(accelerator: str, devices: int | str | list[int], num_nodes: int) -> int:
-    """Processes that Lightning makes of these options of the trainer."""
-    if isinstance(devices, list):
-        count = len(devices)
-    elif str(devices) in ("auto", "-1"):
+    """Processes that Lightning makes of these options of the trainer.
+
+    Raises:
+        UserError: ``devices`` names none.
+    """
+    wanted = parsed_devices(devices)
+    if wanted == "auto":
         count = 1 if accelerator == "cpu" else max(1, torch.cuda.device_count())
-    elif isinstance(devices, str) and "," in devices:
-        count = len([d for d in devices.split(",") if d.strip()])
     else:
-        count = int(devices)
+        count = len(wanted) if isinstance(wanted, list) else wanted
     return count * num_nodes

@@ -217,7 +217,7 @@ def test_wrong_option(tmp_path, arguments, command, option, complaint):
 
 def test_missing_options_are_all_named(tmp_path, command):
     run = f"hydra.run.dir={tmp_path}/run"
-    assert command(["data=camvid_day2dusk", run]) == "data.root must be set: add data.root=... to the command."
+    assert command(["data=person_cameras", run]) == "data.root must be set: add data.root=... to the command."
     assert command(["data=image_label_folders", run]).startswith(
         "data.class_map, data.source.root, data.target.root must be set"
     )

@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING, Any
 
 from da_lightning.errors import UserError
 from da_lightning.files import whole_file
+from da_lightning.names import shown
 from da_lightning.screen import steady_output
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ def export(
     found = module.exportable(**checked_arguments(module.exportable, options, "export"))
     name = f"{type(module).__module__}.{type(module).__qualname__}"
     worst = write(found, file, name, height, width, batch_size)
-    print(f"{file}: {file.stat().st_size / 2**20:.1f} MB, its outputs are the method's to {worst:.1e}.")
+    print(f"{shown(file)}: {file.stat().st_size / 2**20:.1f} MB, its outputs are the method's to {worst:.1e}.")
     sides = _sides(found, height, width)
     if sides:
         print(f"It takes images of {sides[0]}x{sides[1]} alone: resize others.")

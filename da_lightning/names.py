@@ -2,12 +2,19 @@
 
 import logging
 import os
-import unicodedata
+import re
 import warnings
 from typing import Any
 
-_HIDDEN = ("Cc", "Cf", "Cs", "Zl", "Zp")  # control, format (as turning the reading direction), surrogates, line ends
-_JOINERS = "\u200c\u200d"  # parts of Persian and Indian words, and of emoji
+# Control and format characters (as those that turn the reading direction), line ends of Unicode, and surrogates;
+# not the two joiners, which are parts of Persian and Indian words, and of emoji.
+_UNSEEN = (
+    "\x7f-\x9f\xad\u0600-\u0605\u061c\u06dd\u070f\u0890\u0891\u08e2\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u2064"
+    "\u2066-\u206f\ufeff\ufff9-\ufffb\U000110bd\U000110cd\U00013430-\U00013438\U0001bca0-\U0001bca3"
+    "\U0001d173-\U0001d17a\U000e0001\U000e0020-\U000e007f\ud800-\udfff"
+)
+_HIDDEN = re.compile(f"[\x00-\x1f{_UNSEEN}]")
+_HIDDEN_IN_LINES = re.compile(f"[\x00-\x08\x0b-\x1f{_UNSEEN}]")  # not tabs and line ends
 
 
 def shown(text: object, lines: bool = False) -> str:
@@ -19,18 +26,14 @@ def shown(text: object, lines: bool = False) -> str:
         text: A name or a message.
         lines: Leave line ends and tabs as they are.
     """
-    text = str(text)
-    if text.isprintable():
-        return text
-    kept = _JOINERS + ("\n\t" if lines else "")
-    return "".join(_escaped(c) if unicodedata.category(c) in _HIDDEN and c not in kept else c for c in text)
+    return (_HIDDEN_IN_LINES if lines else _HIDDEN).sub(_escaped, str(text))
 
 
-def _escaped(character: str) -> str:
-    number = ord(character)
+def _escaped(match: re.Match[str]) -> str:
+    number = ord(match[0])
     if 0xDC80 <= number <= 0xDCFF:  # how Python keeps a byte that is not UTF-8
         return f"\\x{number - 0xDC00:02x}"
-    return character.encode("unicode_escape").decode()
+    return match[0].encode("unicode_escape").decode()
 
 
 class ShownRecord(logging.LogRecord):

@@ -44,6 +44,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from da_lightning.errors import CheckpointError, UserError
+from da_lightning.names import shown
 from da_lightning.screen import steady_output
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ def predict(
     if list_file is not None:
         path = Path(list_file)
         write_list(folder / (path.name if path.is_absolute() or path.parts[0] in ("..", "~") else path), rows)
-    print(f"{folder}: {len(rows)} from {len(inputs)} images.")
+    print(f"{shown(folder)}: {len(rows)} from {len(inputs)} images.")
 
 
 def load_method(checkpoint: str | Path) -> "AdaptationModule":

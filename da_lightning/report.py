@@ -20,6 +20,7 @@ from pathlib import Path
 
 from da_lightning.errors import UserError
 from da_lightning.files import write_text
+from da_lightning.names import shown
 from da_lightning.screen import steady_output
 
 log = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ def main() -> None:
         print(__doc__)
         return
     try:
-        print(report(*_parsed(arguments)))
+        print(shown(report(*_parsed(arguments))))
     except UserError as error:
         sys.exit(f"error: {error}")
 

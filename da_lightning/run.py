@@ -24,6 +24,7 @@ from da_lightning.config.stamp import set_stamp
 from da_lightning.config.sweeps import job_of_sweep, prefer_own_presets
 from da_lightning.errors import UserError
 from da_lightning.files import disk_problem
+from da_lightning.names import shown
 from da_lightning.screen import steady_output
 
 # Heavy imports (torch, lightning) wait until Hydra has composed: --help and --cfg must answer at once.
@@ -89,8 +90,9 @@ def _sentence(error: UserError | OmegaConfBaseException) -> str:
     while inner is not None and not isinstance(inner, UserError):
         inner = inner.__context__
     if inner is None:
-        return f"{getattr(error, 'full_key', None)}: {str(error).splitlines()[0]}."
-    return re.sub(r"(?ms).*^[\w.]*Error: ", "", str(inner).strip())
+        return shown(f"{getattr(error, 'full_key', None)}: {str(error).splitlines()[0]}.")
+    text = Exception.__str__(inner)  # a worker's has several lines, and str() is of one
+    return shown(re.sub(r"(?ms).*^[\w.]*Error: ", "", text.strip()) if "Original Traceback" in text else text)
 
 
 def refuse_swept_devices(arguments: Sequence[str]) -> None:

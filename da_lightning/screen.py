@@ -8,6 +8,8 @@ import sys
 from contextlib import suppress
 from typing import Any
 
+from da_lightning.names import show_names_safely
+
 NAMES = {"stdout": 1, "stderr": 2}
 
 
@@ -26,9 +28,10 @@ class _Lossy(io.FileIO):
 def steady_output() -> None:
     """Let ``sys.stdout`` and ``sys.stderr`` lose what cannot be shown: results are on the disk by then.
 
-    Letters that the terminal's encoding lacks are printed as ``\\u9053``. Streams that are no longer the process's own
-    (a notebook's, a test's) stay as they are.
+    Log lines and warnings hold nothing that a terminal obeys. Letters that the terminal's encoding lacks are printed as
+    ``\\u9053``. Streams that are no longer the process's own (a notebook's, a test's) stay as they are.
     """
+    show_names_safely()
     logging.raiseExceptions = False  # a line that cannot be logged would come with a traceback
     for number in range(3):
         try:

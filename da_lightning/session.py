@@ -20,6 +20,7 @@ from da_lightning.config.build import build
 from da_lightning.config.sweeps import is_first_process
 from da_lightning.data.fingerprints import fingerprints
 from da_lightning.errors import UserError
+from da_lightning.names import shown
 from da_lightning.report import leave_report
 from da_lightning.training.checkpoints import check_resumable, read_checkpoint
 from da_lightning.training.ema import AveragedWeights
@@ -105,7 +106,7 @@ def train_and_test(cfg: DictConfig, run_dir: Path, method: str, data_name: str) 
             leave_report(run_dir)
             if scores:
                 print_table(scores, f"{method} on {data_name} ({how}, seed {cfg.seed})")
-            print(f"{run_dir}: {summary['seconds']:.0f} s, {summary['peak_memory_mb']:.0f} MB")
+            print(f"{shown(run_dir)}: {summary['seconds']:.0f} s, {summary['peak_memory_mb']:.0f} MB")
     if cfg.objective and scores and cfg.objective not in scores:
         raise UserError(f"objective={cfg.objective} is none of the run's scores: give one of {', '.join(scores)}.")
     return scores.get(objective) if objective else None

@@ -27,6 +27,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from da_lightning.config.paths import CONF_DIR
 from da_lightning.files import dispensable, write_text
+from da_lightning.names import shown
 from da_lightning.report import leave_report
 
 log = logging.getLogger(__name__)
@@ -214,17 +215,18 @@ def print_jobs(jobs: list[Job], keys: list[str], title: str) -> None:
     (objective,) = objectives if len(objectives) == 1 else ("score",)
     table = Table()
     for header in ("job", *keys, objective, "seconds"):
-        table.add_column(header, justify="right", overflow="fold")
+        table.add_column(Text(shown(header)), justify="right", overflow="fold")
     for job in jobs:
         score = "failed" if job.error else "" if job.score is None else f"{job.score:.4g}"
         seconds = "" if job.seconds is None else f"{job.seconds:.0f}"
-        table.add_row(job.name, *(Text(_rounded(job.overrides.get(key, ""))) for key in keys), score, seconds)
+        values = [Text(shown(_rounded(job.overrides.get(key, "")))) for key in keys]
+        table.add_row(Text(shown(job.name)), *values, score, seconds)
     console = Console()
-    console.print(title, markup=False, highlight=False, soft_wrap=True)
+    console.print(shown(title), markup=False, highlight=False, soft_wrap=True)
     console.print(table)
     for job in jobs:
         if job.error:
-            console.print(f"job {job.name}: {job.error}", markup=False, highlight=False, soft_wrap=True)
+            console.print(shown(f"job {job.name}: {job.error}"), markup=False, highlight=False, soft_wrap=True)
 
 
 def _rounded(value: str) -> str:

@@ -25,7 +25,7 @@ def _fingerprint(dataset: Any) -> dict[str, Any]:
     known: dict[str, Any] = {"samples": len(dataset)}
     if _is_named(dataset):
         names = "\n".join(dataset.name(index) for index in range(len(dataset)))
-        known["names"] = blake2b(names.encode(), digest_size=8).hexdigest()
+        known["names"] = blake2b(names.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
     return known
 
 

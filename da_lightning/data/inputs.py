@@ -12,6 +12,7 @@ from da_lightning.data.folders import check_depth, check_pairs, find_images, ope
 from da_lightning.data.labels import holds_ids, resized_ids
 from da_lightning.errors import DataError, UserError
 from da_lightning.files import copy_file, write_bytes, write_text
+from da_lightning.reading import kind_of, why_no_file
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,8 @@ def find_inputs(source: Path, list_file: str | None = None, labels: Path | None 
             raise UserError("list_file and labels exclude each other: name the label in the second column of the list.")
         return _listed(source, list_file)
     images = "images" if labels is None and (source / "images").is_dir() and (source / "labels").is_dir() else ""
+    if "archive" in (kind := kind_of(source)):
+        raise DataError(f"{source} is {kind}: unpack it and give the folder that comes out.")
     found = {source.stem: source} if source.is_file() else find_images(source, images)
     if labels is None and not images:
         return [Input(path, name, name) for name, path in found.items()]
@@ -59,8 +62,11 @@ def _listed(root: Path, list_file: str) -> list[Input]:
     for place, columns in read_list(root / Path(list_file).expanduser()):
         paths = [PurePosixPath(column) for column in columns[:2]]
         for path in paths:
-            if path.is_absolute() or ".." in path.parts or not (root / path).is_file():
-                raise DataError(f"{place} names {path}, which is no file in {root}: write paths relative to input.")
+            is_outside = path.is_absolute() or ".." in path.parts
+            if reason := "it leads out of it" if is_outside else why_no_file(root / path):
+                raise DataError(
+                    f"{place} names {path}, which is no file in {root} ({reason}): write paths relative to input."
+                )
         image, label = paths[0], paths[1] if len(paths) > 1 else None
         name = str(image.with_suffix(""))
         if name in inputs:

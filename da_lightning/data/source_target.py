@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from da_lightning.data.loaders import TrainingLoader
 from da_lightning.data.samplers import PassSampler, ShardSampler
 from da_lightning.errors import DataError, UserError
+from da_lightning.names import shown
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +55,9 @@ class SourceTargetDataModule(L.LightningDataModule):
     ) -> None:
         super().__init__()
         self.source, self.target = source, target
-        self.tests, self.validations = tests or {}, validations or {}
+        # Names become those of scores, on screens and in records.
+        self.tests = {shown(name): dataset for name, dataset in (tests or {}).items()}
+        self.validations = {shown(name): dataset for name, dataset in (validations or {}).items()}
         self.batch_sizes = {"source": batch_size, "target": target_batch_size or batch_size}
         self.eval_batch_size = eval_batch_size
         self.mode, self.iterations_per_epoch = mode, iterations_per_epoch

@@ -2,6 +2,7 @@
 
 import logging
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -268,6 +269,22 @@ class TrainingView(Dataset[Sample]):
         return image
 
 
+def _say_what_is_left_out(persons: Sequence[int]) -> None:
+    """Junk and distractors are no persons; a warning where 0 looks like one, in a set that is numbered from 0."""
+    counts = Counter(persons)
+    if left_out := sum(count for person, count in counts.items() if person <= DISTRACTOR):
+        log.info("%d source images of persons -1 and 0 (junk, distractors) are left out.", left_out)
+    nobody, known = counts[DISTRACTOR], sorted(count for person, count in counts.items() if person > DISTRACTOR)
+    if nobody and known and known[0] <= 2 * nobody and nobody <= 2 * known[-1]:
+        log.warning(
+            "Person 0 has %d source images, about as many as the others (%d to %d), and is left out, since 0 means a "
+            "distractor: if it is a person, number persons from 1.",
+            nobody,
+            known[0],
+            known[-1],
+        )
+
+
 class SourceView(TrainingView):
     """Originals, translations, or both; ``index`` is the position in the data set, that of both versions.
 
@@ -280,10 +297,7 @@ class SourceView(TrainingView):
     ) -> None:
         super().__init__(dataset, augment, cache)
         known = [index for index, person in enumerate(dataset.persons) if person > DISTRACTOR]
-        if len(known) < len(dataset):
-            log.info(
-                "%d source images of persons -1 and 0 (junk, distractors) are left out.", len(dataset) - len(known)
-            )
+        _say_what_is_left_out(dataset.persons)
         versions: list[tuple[int, Path | None]] = []
         if translated is None or keep_originals:
             versions += [(index, None) for index in known]

@@ -130,7 +130,7 @@ class ECN(ReidModule):
             return
         data = cast(PersonDataModule, self.trainer.datamodule)  # type: ignore[attr-defined]
         data.show_camera_styles(self.camera)
-        self._target_list = hashlib.sha256("\n".join(data.target_names).encode()).hexdigest()
+        self._target_list = hashlib.sha256("\n".join(data.target_names).encode("utf-8", "surrogatepass")).hexdigest()
         memory = self._make_memory(data.target_size).to(self.device)
         held = getattr(self, "memory", memory)
         if held.size == memory.size and self._held_list in (None, self._target_list):

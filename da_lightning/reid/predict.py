@@ -14,6 +14,7 @@ from torchvision.io import encode_jpeg
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import resize
 
+from da_lightning import names
 from da_lightning.data.folders import read_image
 from da_lightning.data.inputs import Input, check_numbers, find_inputs
 from da_lightning.errors import UserError
@@ -113,11 +114,12 @@ def _page(rankings: Sequence[Ranking], total: int) -> str:
         cells += [_cell(item, f"{_name(item)} {distance:.3g}") for item, distance in ranked]
         rows.append(f"<tr>{''.join(cells)}</tr>")
     shown = "" if len(rankings) == total else f" The first {len(rankings)} of {total} queries; all are in rankings.csv."
-    return (
+    page = (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Rankings</title><style>{_STYLE}</style>'
         f"<p>Left the query, then the best of the gallery and their distances.{shown}</p>"
         f"<table>{''.join(rows)}</table></html>"
     )
+    return names.shown(page, lines=True)
 
 
 def _cell(item: Input, caption: str) -> str:

@@ -11,6 +11,7 @@ from markupsafe import Markup, escape
 
 import da_lightning
 from da_lightning.errors import UserError
+from da_lightning.names import shown
 from da_lightning.reporting import comparison_page, run_page
 from da_lightning.reporting.comparison import Sweep, find_group, grouped
 from da_lightning.reporting.pictures import embed
@@ -55,7 +56,7 @@ def compared(
 
 
 def _rendered(template: str, **context: object) -> str:
-    return _environment().get_template(template).render(context)
+    return shown(_environment().get_template(template).render(context), lines=True)
 
 
 @cache

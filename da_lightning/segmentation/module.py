@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassJaccardIndex
 
+from da_lightning.names import shown
 from da_lightning.segmentation.losses import IGNORE, pixel_cross_entropy, upsampled
 from da_lightning.segmentation.networks import build_network
 from da_lightning.segmentation.networks.base import SegmentationNetwork
@@ -54,10 +55,12 @@ class SegmentationModule(AdaptationModule):
         seed: int = 0,
     ) -> None:
         super().__init__(max_iters, accumulate, seed)
-        self.classes, self.optimizer_options = dict(classes), optimizer_options(optimizer)
+        # They become names of scores, on screens and in records.
+        self.classes = {shown(name): colour for name, colour in classes.items()}
+        self.optimizer_options = optimizer_options(optimizer)
         self.head_lr_factor, self.auxiliary_weight = head_lr_factor, auxiliary_weight
         self.align_corners, self.clip_norm = align_corners, clip_norm
-        self.network = build_network(network, len(classes))
+        self.network = build_network(network, len(self.classes))
         if init_from:
             load_weights(self.network, init_from, self.classes)
 

@@ -14,9 +14,11 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 import da_lightning
 from da_lightning.files import whole_file, write_text
+from da_lightning.names import shown
 
 log = logging.getLogger(__name__)
 
@@ -68,15 +70,16 @@ def print_table(scores: Scores, title: str) -> None:
     for key, value in scores.items():
         column, metric = _split(key)
         columns.setdefault(column, {})[metric] = value
-    table = Table(title=title, title_justify="left")
+    table = Table(title=Text(shown(title)), title_justify="left")
     table.add_column("metric")
     for column in columns:
-        table.add_column(column, justify="right")
+        table.add_column(Text(shown(column)), justify="right")
     for metric in dict.fromkeys(metric for column in columns.values() for metric in column):
         in_per_cent = is_share(metric)
         values = [column.get(metric) for column in columns.values()]
         cells = ["" if v is None else f"{100 * v:.1f}" if in_per_cent else f"{v:.4g}" for v in values]
-        table.add_row(f"{metric} (%)" if in_per_cent else metric, *cells, style="bold" if "/" not in metric else None)
+        name = Text(shown(f"{metric} (%)" if in_per_cent else metric))  # as it is, not as rich's markup
+        table.add_row(name, *cells, style="bold" if "/" not in metric else None)
     Console().print(table)
 
 

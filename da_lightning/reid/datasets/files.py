@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from da_lightning.data.folders import read_image
 from da_lightning.errors import DataError
 from da_lightning.files import damaged_images
+from da_lightning.reading import read_bytes, why_no_file
 from da_lightning.reid.datasets.base import DISTRACTOR, PersonDataset
 
 log = logging.getLogger(__name__)
@@ -80,13 +81,16 @@ class PersonFiles(PersonDataset):
 def same_content(files: tuple[PersonFile, ...]) -> list[tuple[PersonFile, ...]]:
     """Groups of files that are equal byte for byte, junk and distractors aside; only those of one size are read."""
     sizes = defaultdict(list)
-    for file in files:
-        if file.person is None or file.person > DISTRACTOR:
-            sizes[file.path.stat().st_size].append(file)
     contents = defaultdict(list)
-    for size, candidates in sizes.items():
-        for file in candidates if len(candidates) > 1 else ():
-            contents[size, blake2b(file.path.read_bytes()).digest()].append(file)
+    try:
+        for file in files:
+            if file.person is None or file.person > DISTRACTOR:
+                sizes[file.path.stat().st_size].append(file)
+        for size, candidates in sizes.items():
+            for file in candidates if size and len(candidates) > 1 else ():
+                contents[size, blake2b(read_bytes(file.path, size)).digest()].append(file)
+    except OSError as error:
+        raise DataError(f"{file.path} cannot be read ({error.strerror or error}): mend or remove it.") from None
     return [tuple(group) for group in contents.values() if len(group) > 1]
 
 
@@ -97,9 +101,10 @@ def listed_file(root: Path, path: str, place: str) -> tuple[str, Path]:
         DataError: No file under ``root``.
     """
     relative = PurePosixPath(path)
-    if relative.is_absolute() or ".." in relative.parts or not (root / relative).is_file():
+    is_outside = relative.is_absolute() or ".." in relative.parts
+    if reason := "it leads out of it" if is_outside else why_no_file(root / relative):
         raise DataError(
-            f"{place} names {path}, which is no file in {root}: write paths relative to it, or complete it."
+            f"{place} names {path}, which is no file in {root} ({reason}): write paths relative to it, or complete it."
         )
     return str(relative.with_suffix("")), root / relative
 

@@ -1,13 +1,16 @@
 """Sets whose list files say who was seen by which camera."""
 
 import csv
+import io
 from pathlib import Path
 from typing import Literal
 
 from da_lightning.data.folders import read_list
 from da_lightning.errors import DataError
+from da_lightning.reading import EmptyFile, UnreadableFile, read_text
 from da_lightning.reid.datasets.files import PersonFile, PersonFiles, listed_file, number_in
 
+_LONGEST = 2**28  # bytes of a manifest
 _SPLITS = {  # list files, folder, images
     "train": (("list_train.txt",), "train", 30248),
     "val": (("list_val.txt",), "train", 2373),
@@ -107,10 +110,11 @@ class PersonManifest(PersonFiles):
         path = root / Path(manifest).expanduser()
         wanted = ["path", "camera", *(["id"] if labelled else []), *(["split"] if split is not None else [])]
         try:
-            with path.open(newline="", encoding="utf-8-sig") as file:
-                reader = csv.DictReader(file)
-                rows = [(f"Line {reader.line_num} of {path}", row) for row in reader]
-        except (OSError, UnicodeDecodeError, csv.Error) as error:
+            reader = csv.DictReader(io.StringIO(read_text(path, _LONGEST), newline=""))
+            rows = [(f"Line {reader.line_num} of {path}", row) for row in reader]
+        except EmptyFile:
+            raise DataError(f"The manifest {path} is empty: write path,id,camera and a line an image.") from None
+        except (UnreadableFile, csv.Error) as error:
             raise DataError(
                 f"The manifest {path} cannot be read as CSV ({error}): set manifest to such a file."
             ) from None

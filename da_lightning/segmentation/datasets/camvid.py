@@ -6,6 +6,7 @@ from torch import Tensor
 
 from da_lightning.data.folders import read_list
 from da_lightning.errors import DataError
+from da_lightning.reading import why_no_file
 from da_lightning.segmentation.datasets.base import FileDataset, Sample, folder_samples
 from da_lightning.segmentation.losses import IGNORE
 
@@ -38,9 +39,9 @@ class CamVid(FileDataset):
             if labelled:
                 files += rest[:1] or [image.parent.parent / f"{image.parent.name}annot" / f"{image.stem}.png"]
             for file in files:
-                if not (root / file).is_file():
+                if reason := why_no_file(root / file):
                     raise DataError(
-                        f"{place} needs {root / file}, which does not exist: complete the folder or correct the line."
+                        f"{place} needs {root / file}, but {reason}: complete the folder or correct the line."
                     )
             name = "/".join(part for part in image.with_suffix("").parts if part not in ("/", ".."))
             if name in samples:

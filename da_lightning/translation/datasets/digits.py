@@ -1,6 +1,5 @@
 """Handwritten and street digits from NumPy files."""
 
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +7,10 @@ import numpy as np
 import torch
 
 from da_lightning.errors import DataError
+from da_lightning.reading import open_file
 from da_lightning.translation.datasets.base import ImageDataset
+
+_LARGEST = 2**34  # bytes of all arrays of a file, whose content may be packed a thousandfold
 
 
 class Digits(ImageDataset):
@@ -104,15 +106,20 @@ def centred(image: np.ndarray, side: int) -> np.ndarray:
 
 def _read(path: Path, keys: tuple[str, ...]) -> dict[str, np.ndarray]:
     try:
-        with np.load(path, allow_pickle=False) as content:
+        with open_file(path) as file, np.load(file, allow_pickle=False) as content:
             if missing := [key for key in keys if key not in content]:
                 raise DataError(
                     f"{path} has no array {' and no array '.join(missing)} but {', '.join(content)}: save it by "
                     "np.savez(file, images=..., labels=...)."
                 )
+            if (size := sum(member.file_size for member in content.zip.infolist())) > _LARGEST:
+                raise ValueError(f"its arrays have {size / 2**30:,.0f} GB")
             return {key: content[key] for key in keys}
-    except (OSError, EOFError, ValueError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+    except DataError:
+        raise
+    except Exception as error:  # numpy has no common type for what a foreign file does to it
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(
-            f"{path} cannot be read as an .npz file ({error}): let root be the folder that holds it, and save it by "
+            f"{path} cannot be read as an .npz file ({reason}): let root be the folder that holds it, and save it by "
             "np.savez(file, images=..., labels=...)."
         ) from error

@@ -189,17 +189,28 @@ class _WithDraws(Dataset):
 
 def command(arguments: Sequence[str], folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """``python -m da_lightning.run`` in ``folder``, on one CPU core; it may build the callbacks below."""
+    with started(arguments, folder, **environment) as process:
+        try:
+            out, errors = process.communicate(timeout=300)
+        except BaseException:
+            process.kill()
+            raise
+    return subprocess.CompletedProcess(process.args, process.returncode, out, errors)
+
+
+def started(arguments: Sequence[str], folder: Path, **environment: str) -> subprocess.Popen[str]:
+    """The same, without waiting for its end."""
     paths = [str(Path(__file__).parent), str(Path(da_lightning.__file__).parents[1])]
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("DA_", "WANDB_", "PYTEST_"))}
     own = {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1", "DA_TRUSTED_PACKAGES": __name__}
     folder.mkdir(parents=True, exist_ok=True)
-    return subprocess.run(
+    return subprocess.Popen(
         [sys.executable, "-m", "da_lightning.run", *arguments],
         cwd=folder,
         env={**inherited, **own, "CUDA_VISIBLE_DEVICES": "", **environment},
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=300,
     )
 
 
@@ -267,8 +278,8 @@ class Kill(L.Callback):
     """Kills its process where the environment says so.
 
     ``KILL="iteration 4"`` is inside an epoch, ``"label 9"`` and ``"translation 5"`` before an image is written,
-    ``"half */last.ckpt 2"`` when half of such a file is on the disk for the second time. ``KILL_RANK=1`` leaves other
-    ranks alone.
+    ``"half */last.ckpt 2"`` when half of such a file is on the disk for the second time, ``"test 1"`` when the training
+    has ended. ``KILL_RANK=1`` leaves other ranks alone.
     """
 
     WRITERS = {"label": "da_lightning.segmentation.self_training", "translation": "da_lightning.reid.translated"}
@@ -285,6 +296,10 @@ class Kill(L.Callback):
         if self.what in self.WRITERS:
             module = importlib.import_module(self.WRITERS[self.what])
             self.write, module.write_png = module.write_png, self._write
+
+    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self.what == "test":
+            os.kill(os.getpid(), signal.SIGKILL)
 
     def _renamed(self, event: str, arguments: tuple[Any, ...]) -> None:
         """Files are written beside their place and renamed: the moment before it."""

@@ -119,27 +119,25 @@ class TranslationWriter(L.Callback, ABC):
                 translations.note(translations.made_by(), sum(map(len, translations.names)))
 
     def _write_missing(self, trainer: L.Trainer, module: TranslationModule, translations: Translations) -> None:
-        data = images_of(trainer)
-        own = list(ShardSampler(len(translations.names), trainer.global_rank, trainer.world_size))
-        missing = set(damaged_images(translations.file(name) for index in own for name in translations.names[index]))
-        wanted = {
-            index: {name: to for name, to in translations.names[index].items() if translations.file(name) in missing}
-            for index in own
-        }
-        loader = DataLoader(
-            translations.view,
-            batch_size=data.eval_batch_size,
-            sampler=[index for index, names in wanted.items() if names],
-            num_workers=data.num_workers,
-        )
+        data, names = images_of(trainer), translations.names
+        count = data.eval_batch_size
+        own = [index for index in ShardSampler(len(names), trainer.global_rank, trainer.world_size) if names[index]]
+        missing = set(damaged_images(translations.file(name) for index in own for name in names[index]))
+        # Batches are the same whatever is there already, and with them the translations, to the last bit.
+        batches = [own[start : start + count] for start in range(0, len(own), count)]
+        batches = [batch for batch in batches if any(translations.file(n) in missing for i in batch for n in names[i])]
+        loader = DataLoader(translations.view, batch_sampler=batches, num_workers=data.num_workers)
         for batch in tracked(trainer, loader, "Translating", len(loader)):
-            files = [(row, *file) for row, i in enumerate(batch["index"].tolist()) for file in wanted[i].items()]
-            for start in range(0, len(files), data.eval_batch_size):
-                rows, names, to = map(list, zip(*files[start : start + data.eval_batch_size], strict=True))
+            files = [(row, *file) for row, i in enumerate(batch["index"].tolist()) for file in names[i].items()]
+            for start in range(0, len(files), count):
+                rows, part, to = map(list, zip(*files[start : start + count], strict=True))
+                if not any(translations.file(name) in missing for name in part):
+                    continue
                 images = translated(module, batch["image"][rows], to).cpu()
-                for name, image, size in zip(names, images, batch["size"][rows].tolist(), strict=True):
-                    resized = resize(image, size, antialias=True) if self.original_size else image
-                    write_png(resized, translations.file(name))
+                for name, image, size in zip(part, images, batch["size"][rows].tolist(), strict=True):
+                    if translations.file(name) in missing:
+                        resized = resize(image, size, antialias=True) if self.original_size else image
+                        write_png(resized, translations.file(name))
 
     def _remove_outdated(self, module: nn.Module, translations: Translations) -> None:
         """Remove what other weights have made; which have, a hidden file says."""

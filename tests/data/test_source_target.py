@@ -147,3 +147,28 @@ def test_what_devices_would_get_wrong_is_told_before_training() -> None:
         data.setup("fit")
     data.trainer = SimpleNamespace(global_rank=0, world_size=1, _accelerator_connector=connector)
     data.setup("fit")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_what_is_set_between_the_iterator_and_its_first_batch_counts(workers: int) -> None:
+    """Lightning says which epoch it is after it has made the iterators, and callbacks prepare data then."""
+    data = module(source=20, target=20, num_workers=workers, iterations_per_epoch=3)
+    expected = epoch(module(source=20, target=20, iterations_per_epoch=3), 4)
+    loader = data.train_dataloader()
+    batches = iter(loader)
+    for single in loader.flattened:
+        single.sampler.set_epoch(4)
+    data.target.offset = 500
+    found = [next(batches)[0] for _ in range(3)]  # a loop would make new iterators
+    assert values(found, "source") == values(expected, "source")
+    assert values(found, "target") == [value + 400 for value in values(expected, "target")]
+
+    for single in loader.flattened:
+        single.sampler.set_epoch(0)
+    batches = iter(loader)
+    data.source_share = 0.1
+    for single in loader.flattened:
+        single.sampler.is_frozen = True
+        single.sampler.set_epoch(7)
+    assert len(set(values([next(batches)[0] for _ in range(3)], "source"))) == 2
+    assert loader.flattened[0].sampler.epoch == 0

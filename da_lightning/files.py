@@ -118,7 +118,7 @@ def disk_problem(error: OSError | RuntimeError) -> str | None:
     """A sentence about an error of a library that found no space, on the disk or in shared memory; else ``None``."""
     text = " ".join(str(error).split())
     if isinstance(error, OSError) and error.errno in FULL:
-        return str(DiskError(Path(error.filename or tempfile.gettempdir()), error))
+        return str(DiskError(Path(error.filename2 or error.filename or tempfile.gettempdir()), error))
     if "Bus error" in text or ("shared memory" in text and ("No space" in text or "Cannot allocate" in text)):
         with suppress(OSError):
             text += f" {shutil.disk_usage('/dev/shm').free / 2**20:,.0f} MB of /dev/shm are free."
@@ -138,13 +138,19 @@ def dispensable(what: str) -> Iterator[None]:
         log.warning("%s was left out: %s", what, error)
 
 
-def show_picture(image: "Tensor", path: str | Path) -> None:
-    """Write ``image``, RGB [3, H, W] of uint8 or of float in 0..1, as a PNG file that is :func:`dispensable`."""
+def show_picture(image: "Tensor", path: str | Path) -> bool:
+    """Write ``image``, RGB [3, H, W] of uint8 or of float in 0..1, as a PNG file that is :func:`dispensable`.
+
+    Returns:
+        Whether it is there.
+    """
     import torch
 
     with dispensable("A picture"):
         pixels = (255 * image + 0.5).clamp(0, 255) if image.is_floating_point() else image
         write_png(pixels.to("cpu", torch.uint8), path)
+        return True
+    return False
 
 
 # -- files that are there already --------------------------------------------------------------------------------------

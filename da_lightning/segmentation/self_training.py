@@ -456,7 +456,8 @@ class SelfTraining(L.Callback):
             with dispensable("The spatial prior"):
                 save_prior(self._prior, list(module.classes), root / "spatial_prior.pt")
                 for name, picture in prior_pictures(self._prior, list(module.classes)).items():
-                    show_picture(picture, root / "pictures" / "spatial_prior" / f"{name}.png")
+                    if not show_picture(picture, root / "pictures" / "spatial_prior" / f"{name}.png"):
+                        break
         return self._prior
 
     def _report(

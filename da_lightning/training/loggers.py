@@ -50,14 +50,13 @@ def _guarded_class(kind: type[Logger]) -> type[Logger]:
 def _attempted(method: Callable, name: str) -> Callable:
     @wraps(method)
     def attempt(self: Any, *arguments: Any, **options: Any) -> Any:
-        has_failed = vars(self).get("_has_failed", False)
-        if has_failed and name not in _CLOSING:
+        if vars(self).get("_has_failed") and name not in _CLOSING:
             return _DummyExperiment() if name == "experiment" else None
         try:
             return method(self, *arguments, **options)
         except Exception as error:
-            vars(self)["_has_failed"] = True
-            if not has_failed:
+            if not vars(self).get("_has_failed"):  # a method called by this one may have said so
+                vars(self)["_has_failed"] = True
                 reason = " ".join(str(error).split()) or type(error).__name__
                 log.warning(
                     "%s records nothing further, and the run continues without it: %s", type(self).__name__, reason

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from da_lightning.data import downloads
+from da_lightning.data import transfer
 from da_lightning.data.downloads import fetched
 from da_lightning.errors import DataError
 
@@ -71,8 +71,8 @@ class Server:
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setattr(downloads, "PAUSE", 0.0)
-    monkeypatch.setattr(downloads, "TIMEOUT", 2.0)
+    monkeypatch.setattr(transfer, "PAUSE", 0.0)
+    monkeypatch.setattr(transfer, "TIMEOUT", 2.0)
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     server = Server()
     yield server
@@ -162,7 +162,7 @@ def test_a_broken_connection_is_resumed(tmp_path, server):
 
 
 def test_a_later_run_goes_on(tmp_path, server, monkeypatch):
-    monkeypatch.setattr(downloads, "ATTEMPTS", 2)
+    monkeypatch.setattr(transfer, "ATTEMPTS", 2)
     server.content = zipped()
     server.breaks = [100, 50]
     message = complaint(tmp_path / "set", server.url("set.zip"))
@@ -239,7 +239,7 @@ def test_a_length_that_is_too_large_without_resuming(tmp_path, server):
     server.content, server.ranges = zipped(), False
     server.claims = len(server.content) + 10
     assert f"after {len(server.content)} of {server.claims} bytes" in complaint(tmp_path / "set", server.url("set.zip"))
-    assert len(server.asked) == downloads.ATTEMPTS
+    assert len(server.asked) == transfer.ATTEMPTS
 
 
 @pytest.mark.parametrize(
@@ -311,13 +311,13 @@ def test_servers_that_are_not_there(tmp_path, server, monkeypatch):
     server.http.server_close()
     assert "cannot be reached" in complaint(tmp_path / "set", gone)
     assert "cannot be reached" in complaint(tmp_path / "set", "http://nowhere.invalid/set.zip")
-    assert "cannot be reached" in complaint(tmp_path / "set", "horse2zebra.zip")
+    assert "no http or https address" in complaint(tmp_path / "set", "horse2zebra.zip")
 
 
 def test_a_server_that_falls_silent(tmp_path, monkeypatch):
     import socket
 
-    monkeypatch.setattr(downloads, "TIMEOUT", 0.2)
+    monkeypatch.setattr(transfer, "TIMEOUT", 0.2)
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/set.zip"

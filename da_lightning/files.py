@@ -3,6 +3,7 @@
 import errno
 import logging
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -151,6 +152,11 @@ def show_picture(image: "Tensor", path: str | Path) -> bool:
         write_png(pixels.to("cpu", torch.uint8), path)
         return True
     return False
+
+
+def is_folder_name(name: str) -> bool:
+    """Whether ``name`` is that of a visible folder on any system: not hidden, not a path, no control characters."""
+    return bool(re.fullmatch(r"\w[\w.:+-]{0,99}", name)) and len(os.fsencode(name)) <= 200
 
 
 # -- files that are there already --------------------------------------------------------------------------------------

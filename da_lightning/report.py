@@ -2,7 +2,7 @@
 
     python -m da_lightning.report outputs/cbst/toy_streets/<time>
     python -m da_lightning.report outputs/cbst/... outputs/adaptsegnet/... baseline=adaptsegnet output=report.html
-    python -m da_lightning.report multirun/cbst/toy_streets/<time>
+    python -m da_lightning.report multirun/<time>
 
 A folder of one run gives the page of that run; several folders, or one with several runs below it, a comparison; the
 folder of a sweep, its scores along the keys that were swept. Runs whose configuration differs in the seed only are
@@ -82,11 +82,13 @@ def report(
     """
     from da_lightning.reporting.page import compared, single
     from da_lightning.reporting.runs import find_runs, is_run, is_sweep
+    from da_lightning.reporting.sweep_folder import find_jobs
 
     if not folders:
         raise UserError("No run was given: name at least one run's folder, like outputs/<method>/<data>/<time>.")
-    runs = list(dict.fromkeys(run for folder in folders for run in find_runs(folder)))
     sweep = folders[0] if len(folders) == 1 and is_sweep(folders[0]) else None
+    found = find_jobs(sweep) if sweep else [run for folder in folders for run in find_runs(folder)]
+    runs = list(dict.fromkeys(found))
     is_single = len(runs) == 1 and sweep is None and is_run(folders[0])
     beside = folders[0] if is_single or sweep else Path()
     file = output or beside / "report.html"

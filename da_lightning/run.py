@@ -38,7 +38,7 @@ def main() -> None:
     refuse_empty_groups(arguments)
     if not os.environ.get("DA_DATA_DIR"):  # an empty one is none
         os.environ.pop("DA_DATA_DIR", None)
-    set_stamp(arguments)
+    sys.argv += set_stamp(arguments)
     prefer_own_presets()
     hydra.main(config_path=str(CONF_DIR), config_name="config", version_base="1.3")(run)()
 
@@ -65,8 +65,12 @@ def _run(cfg: DictConfig) -> float | None:
 
         hydra_cfg = HydraConfig.get()
         choices = hydra_cfg.runtime.choices
-        sweep = Path(hydra_cfg.sweep.dir) if hydra_cfg.mode == RunMode.MULTIRUN else None
-        return train_in_stages(cfg, Path(hydra_cfg.runtime.output_dir), choices["method"], choices["data"], sweep)
+        run_dir, sweep, job = Path(hydra_cfg.runtime.output_dir), None, None
+        if hydra_cfg.mode == RunMode.MULTIRUN:
+            sweep = Path(hydra_cfg.sweep.dir)
+            names = [choices["method"], choices["data"], choices.get("experiment"), sweep.name, hydra_cfg.sweep.subdir]
+            job = "/".join(str(name) for name in names if name is not None)
+        return train_in_stages(cfg, run_dir, choices["method"], choices["data"], sweep, job)
     except (UserError, OmegaConfBaseException) as error:
         raise CompactHydraException(f"error: {_sentence(error)}") from None
     except (OSError, RuntimeError) as error:
@@ -108,8 +112,10 @@ def refuse_swept_devices(arguments: Sequence[str]) -> None:
 
 def refuse_empty_groups(arguments: Sequence[str]) -> None:
     """``logger=null`` looks as if it should work, and Hydra answers it with a traceback."""
-    for group in (CONF_DIR / name for name in ("callbacks", "data", "logger", "method", "selection", "trainer")):
-        if f"{group.name}=null" in arguments:
+    groups = ("callbacks", "data", "debug", "experiment", "logger", "method", "selection", "trainer")
+    given = [argument.partition("=") for argument in arguments]
+    for group in (CONF_DIR / name for name in groups):
+        if any(key == group.name and "null" in value.split(",") for key, _, value in given):
             files = ", ".join(sorted(file.stem for file in group.glob("*.yaml")))
             sys.exit(f"error: {group.name}=null is no choice: leave {group.name} out or give one of {files}.")
 

@@ -10,7 +10,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from da_lightning.config.build import build
 from da_lightning.config.sweeps import is_first_process
 from da_lightning.data.source_target import SourceTargetDataModule
-from da_lightning.files import problem_of_images
+from da_lightning.errors import UserError
+from da_lightning.files import is_folder_name, problem_of_images
 from da_lightning.preflight import check_configuration
 from da_lightning.session import train_and_test
 from da_lightning.training.strategy import count_processes
@@ -18,10 +19,11 @@ from da_lightning.training.strategy import count_processes
 log = logging.getLogger(__name__)
 
 _OWN = ("needed", "provides", "each", "folder")
+_RUN_FOLDERS = ("checkpoints", "pictures", "pseudo_labels", "wandb")
 
 
 def train_in_stages(
-    cfg: DictConfig, run_dir: Path, method: str, data_name: str, sweep: Path | None = None
+    cfg: DictConfig, run_dir: Path, method: str, data_name: str, sweep: Path | None = None, job: str | None = None
 ) -> float | None:
     """Run what ``cfg.stages`` names, each in ``run_dir/<stage>``, then the method itself in ``run_dir``.
 
@@ -31,8 +33,8 @@ def train_in_stages(
     folder, which the configuration knows as ``folder``. Finished stages of a run that goes on (``resume=auto``) are not
     repeated.
 
-    A logger that sorts runs is told where each belongs: the jobs of ``sweep``, a folder, are one group, and so are the
-    stages of a method.
+    A logger that sorts runs gets their places: the jobs of ``sweep``, a folder, are one group, and so are the stages of
+    a method; ``job`` is the name of this job.
 
     Returns, Raises:
         See :func:`~da_lightning.session.train_and_test`.
@@ -44,9 +46,10 @@ def train_in_stages(
     stages = cast(dict[str, Any], OmegaConf.to_container(cfg.stages, resolve=True))
     cfg = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "stages"])
     check_configuration(cfg)
-    run = "/".join(run_dir.parts[-4 if sweep else -3 :])  # method, data, stamp, and the number of a job
-    group = "/".join(sweep.parts[-3:]) if sweep else run if stages else None
+    run = job or "/".join(run_dir.parts[-3:])  # method, data, stamp
+    group = "/".join(sweep.parts[-2:]) if sweep else run if stages else None
     is_checked = False
+    _check_names(stages)
     for name, stage in stages.items():
         provided = {option: run_dir / name / part for option, part in stage["provides"].items()}
         if not stage["needed"] or all(OmegaConf.select(cfg, option) is not None for option in provided):
@@ -83,6 +86,17 @@ def _reopen_damaged(folders: Sequence[Path], runs: Sequence[Path]) -> None:
         log.warning("%s. These are made again.", problem)
         for file in finished if is_first_process() else ():
             file.unlink(missing_ok=True)
+
+
+def _check_names(stages: dict[str, Any]) -> None:
+    """Raise where a stage's folder, or what it provides, would lie outside of the run's folder or over its files."""
+    for name, stage in stages.items():
+        parts = (part for path in stage["provides"].values() for part in Path(path).parts or [""])
+        if not is_folder_name(name) or name in _RUN_FOLDERS or not all(map(is_folder_name, parts)):
+            raise UserError(
+                f"stages.{name!r} names a folder of the run, and its provides: paths inside that: expected letters, "
+                f"digits, and _ - . : + between them, and none of {', '.join(_RUN_FOLDERS)}."
+            )
 
 
 def _epoch_length(data: SourceTargetDataModule, trainer: DictConfig) -> int:

@@ -158,7 +158,7 @@ def test_a_sweep_is_one_tree_and_each_job_has_its_results_and_its_wandb_run(runs
     wandb_runs = [read_run(folder) for folder in folders]
     assert len({wandb_run.run.run_id for wandb_run in wandb_runs}) == 2
     (group,) = {wandb_run.run.run_group for wandb_run in wandb_runs}
-    assert group == "/".join(folders[0].parent.parts[-3:])
+    assert group == "/".join(folders[0].parent.parts[-2:])
     assert [wandb_run.config["method/portion"] for wandb_run in wandb_runs] == [0.1, 0.3]
 
 

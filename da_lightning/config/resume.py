@@ -39,5 +39,6 @@ def _runs(root: Path) -> Iterator[tuple[Path, list[str]]]:
 
 
 def _sweeps(root: Path) -> Iterator[tuple[Path, list[str]]]:
-    for file in root.glob("multirun/*/*/*/multirun.yaml"):
-        yield file.parent, list(OmegaConf.load(file).hydra.overrides.task)
+    for place in ("*", "*/*/*"):  # multirun/<stamp>, and multirun/<method>/<data>/<stamp> of earlier versions
+        for file in root.glob(f"multirun/{place}/multirun.yaml"):
+            yield file.parent, list(OmegaConf.load(file).hydra.overrides.task)

@@ -3,32 +3,52 @@
 import csv
 import io
 import itertools
-import json
 import logging
 import os
 import re
+import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+import traceback
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import wraps
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
-from hydra.errors import CompactHydraException
+from hydra.errors import CompactHydraException, HydraException
 from hydra.experimental.callback import Callback
+from hydra.plugins.sweeper import Sweeper
 from hydra.types import RunMode
+from hydra.utils import get_class
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from da_lightning.config.paths import CONF_DIR
+from da_lightning.config.stamp import claim_folder
+from da_lightning.errors import UserError
 from da_lightning.files import dispensable, write_text
 from da_lightning.names import shown
 from da_lightning.report import leave_report
+from da_lightning.reporting.runs import is_run, natural, read_run
+from da_lightning.reporting.sweep_folder import (
+    PLAN,
+    as_mapping,
+    differing_options,
+    job_folders,
+    never_began,
+    run_options,
+    write_plan,
+)
 
 log = logging.getLogger(__name__)
 
@@ -41,10 +61,10 @@ SIDE_BY_SIDE = ("JoblibLauncher", "RayLauncher")
 
 @dataclass
 class Job:
-    """A job as its folder tells of it; ``score`` is that of ``objective``."""
+    """A job as its folder shows it; ``options`` are choices and overrides, ``score`` is that of ``objective``."""
 
     name: str
-    overrides: dict[str, str] = field(default_factory=dict)
+    options: dict[str, str] = field(default_factory=dict)
     objective: str | None = None
     score: float | None = None
     seconds: float | None = None
@@ -52,10 +72,11 @@ class Job:
 
 
 class Sweep(Callback):
-    """Hydra's callback for the first and the last moment of a sweep."""
+    """Hydra's callback for the first moment of a sweep, which also sees to its last."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Refuse what cannot work before the first job begins."""
+        """Refuse what cannot work; then make the sweep's folder, with the plan of its jobs."""
+        global _folder
         choices = config.hydra.runtime.choices
         for kind in ("launcher", "sweeper"):
             plugin = re.match(r"(hydra_plugins\.hydra_([a-z]+)_\w+)\.", config.hydra[kind]._target_)
@@ -69,30 +90,137 @@ class Sweep(Callback):
                 f"error: resume=auto cannot tell the jobs of hydra/sweeper={choices['hydra/sweeper']} apart: let the "
                 "study itself go on, with hydra.sweeper.storage=sqlite:///study.db hydra.sweeper.study_name=..."
             )
-        if (launcher in SIDE_BY_SIDE or (is_adaptive and launcher == "BasicLauncher")) and (
-            _processes(config.trainer) > 1
-        ):
+        jobs = planned_jobs(config)
+        processes = _processes_of(config, jobs)
+        if (launcher in SIDE_BY_SIDE or (is_adaptive and launcher == "BasicLauncher")) and max(processes) > 1:
             sys.exit(
                 "error: the processes of a job would not find one another in this sweep: set trainer.devices=1, or let "
                 "a cluster start them (hydra/launcher=submitit_slurm)."
             )
+        if len(processes) > 1:
+            sys.exit(
+                "error: the jobs of this sweep would have different numbers of processes "
+                f"({', '.join(map(str, sorted(processes)))}): start one command for each number."
+            )
         if launcher == "JoblibLauncher":
             os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(visible_gpus())  # all, for each job to take one
+        claim_folder(lambda: Path(config.hydra.sweep.dir))
+        _folder = Path(config.hydra.sweep.dir)
+        if is_first_process():
+            try:
+                write_plan(_folder, jobs)
+            except UserError as error:
+                sys.exit(f"error: {error}")
+            _conclude_sweeps_of(get_class(config.hydra.sweeper._target_))
 
-    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """Print the table and write ``sweep.csv``; jobs that failed are named, and the command has failed."""
-        if not is_first_process():
-            return
-        folder = Path(config.hydra.sweep.dir)
-        jobs = read_jobs(folder)
-        keys = swept_keys(jobs)
-        with dispensable("sweep.csv"):  # the jobs' own files say all that it does
-            write_csv(folder / "sweep.csv", jobs, keys)
+
+_folder = Path()  # of the sweep of this process
+
+
+def planned_jobs(config: DictConfig) -> list[list[str]]:
+    """The overrides of each job of a sweep, empty ones where earlier scores are to choose them; no job if unknown."""
+    sweeper = config.hydra.sweeper
+    if not sweeper._target_.endswith(".BasicSweeper"):
+        is_grid = "GridSampler" in str(OmegaConf.select(sweeper, "sampler._target_"))  # as many as the grid has
+        return [[]] * (0 if is_grid else sweeper.get("n_trials", 0))
+    words = [f"{key}={value}" for key, value in (sweeper.params or {}).items()]
+    words += OmegaConf.to_container(config.hydra.overrides.task, resolve=False)  # type: ignore[arg-type]
+    try:
+        overrides = OverridesParser.create(config_loader=_config_loader()).parse_overrides(words)
+        return [job for batch in BasicSweeper.split_arguments(overrides, None) for job in batch]
+    except HydraException:  # which Hydra reports
+        return []
+
+
+def _config_loader() -> ConfigLoader | None:
+    """Hydra's own of this command."""
+    hydra = GlobalHydra.instance()
+    return hydra.config_loader() if hydra.is_initialized() else None
+
+
+def _processes_of(config: DictConfig, jobs: Sequence[Sequence[str]]) -> set[int]:
+    """Numbers of processes that the jobs would have."""
+    loader = _config_loader()
+    differing = {tuple(w for w in job if re.match(r"[+~]*(trainer|experiment|debug)\b", w)): job for job in jobs}
+    if len(differing) < 2 or loader is None:
+        return {_processes(config.trainer)}
+    found = set()
+    for job in differing.values():
+        try:
+            found.add(_processes(loader.load_sweep_config(config, list(job)).trainer))
+        except (HydraException, ValueError):  # which Hydra reports
+            continue
+    return found or {1}
+
+
+def _conclude_sweeps_of(sweeper: type[Sweeper]) -> None:
+    """Let a sweep leave its table however it ends; Hydra's callback for its end is left out after an error."""
+    original = sweeper.sweep
+    if hasattr(original, "__wrapped__"):
+        return
+
+    @wraps(original)
+    def sweep(self: Sweeper, arguments: list[str]) -> Any:
+        stopped: Exception | None = None
+        try:
+            result = original(self, arguments)
+        except Exception as error:
+            if not job_folders(_folder):
+                forget(_folder)
+                raise
+            stopped, result = error, None
+        except BaseException:  # somebody has ended it
+            with suppress(Exception):
+                _write_table(_folder)
+            raise
+        if sentence := conclude(_folder, stopped):
+            sys.exit(sentence)
+        return result
+
+    sweeper.sweep = sweep  # type: ignore[method-assign]
+
+
+def conclude(folder: Path, stopped: Exception | None = None) -> str | None:
+    """Write ``sweep.csv`` and the report, print the table.
+
+    Args:
+        folder: The sweep's.
+        stopped: What ended it before its last job.
+
+    Returns:
+        Why the command has failed, with the jobs that failed by name; ``None`` if none has.
+    """
+    try:
+        jobs, keys = _write_table(folder)
+    except UserError as error:
+        return f"error: {error}"
+    if any(is_run(job) for job in job_folders(folder)):
         leave_report(folder)
+    with suppress(OSError, UnicodeError):  # nobody reads, or not these letters: the table is in sweep.csv
         print_jobs(jobs, keys, str(folder))
-        if failed := [job for job in jobs if job.error]:
-            names = ", ".join(job.name for job in failed)
-            sys.exit(f"error: {len(failed)} of {len(jobs)} jobs failed ({names}): see error.txt in the folder of each.")
+    reason = ""
+    if stopped:
+        said = str(stopped).strip() or type(stopped).__name__
+        if not isinstance(stopped, HydraException):
+            said = f"{type(stopped).__name__}: {said.splitlines()[0]}"
+            lines = "".join(traceback.format_exception(stopped))
+            with suppress(UserError):
+                write_text(folder / "error.txt", lines)
+        reason = f" The sweep ended with: {said.removeprefix('error: ')}"
+    if failed := [job.name for job in jobs if job.error]:
+        return (
+            f"error: {len(failed)} of {len(jobs)} jobs failed ({', '.join(failed)}): the lines above say why, and "
+            f"error.txt in the folder of each that began.{reason}"
+        )
+    return f"error:{reason}" if reason else None
+
+
+def forget(folder: Path) -> None:
+    """Remove the folder of a sweep whose first job was refused, if there is nothing else in it."""
+    if {entry.name for entry in folder.iterdir()} <= {PLAN, "multirun.yaml"}:
+        shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):
+            folder.parent.rmdir()
 
 
 def prefer_own_presets() -> None:
@@ -168,41 +296,53 @@ def take_gpu() -> None:
 # -- the table ---------------------------------------------------------------------------------------------------------
 
 
+def _write_table(folder: Path) -> tuple[list[Job], list[str]]:
+    jobs = read_jobs(folder)
+    keys = differing_options(job.options for job in jobs)
+    write_csv(folder / "sweep.csv", jobs, keys)
+    return jobs, keys
+
+
 def read_jobs(folder: Path) -> list[Job]:
-    """The jobs in a sweep's folder, in their order."""
-    jobs = [_read_job(file.parent.parent) for file in folder.glob("*/.hydra/overrides.yaml")]
-    return sorted(jobs, key=lambda job: (not job.name.isdigit(), int(job.name) if job.name.isdigit() else 0, job.name))
+    """The jobs of a sweep in their order, with those that were planned and never began."""
+    jobs = [_read_job(job, folder) for job in job_folders(folder)]
+    never = [
+        Job(number, as_mapping(overrides), error="error: it never began.")
+        for number, overrides in never_began(folder).items()
+    ]
+    return sorted([*jobs, *never], key=lambda job: natural(Path(job.name)))
 
 
-def _read_job(folder: Path) -> Job:
-    words = (str(word).lstrip("+~").partition("=") for word in OmegaConf.load(folder / ".hydra" / "overrides.yaml"))
-    job = Job(folder.name, {key: value for key, _, value in words})
-    if (folder / "error.txt").is_file():
-        job.error = (folder / "error.txt").read_text(encoding="utf-8", errors="replace").strip()
-    elif (folder / "metrics.json").is_file():
-        summary = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-        job.objective = job.overrides.get("objective") or summary["objective"]
-        job.score, job.seconds = summary["test"].get(job.objective), summary["seconds"]
+def _read_job(folder: Path, sweep: Path) -> Job:
+    name = str(folder.relative_to(sweep)) if folder.is_relative_to(sweep) else folder.name
+    try:
+        run = read_run(folder)
+    except UserError as error:
+        return Job(name, error=f"error: {error}")
+    job = Job(name, run_options(run))
+    if note := run.text("error.txt"):
+        job.error = note
+    elif run.is_finished:
+        job.objective = run.overrides.get("objective") or run.summary.get("objective")
+        job.score, job.seconds = run.summary.get("test", {}).get(job.objective), run.summary.get("seconds")
     else:
         job.error = "error: it ended before it was finished."
     return job
 
 
-def swept_keys(jobs: list[Job]) -> list[str]:
-    """The options that are not the same in all jobs."""
-    keys = dict.fromkeys(key for job in jobs for key in job.overrides)
-    return [key for key in keys if len({job.overrides.get(key) for job in jobs}) > 1]
-
-
 def write_csv(file: Path, jobs: list[Job], keys: list[str]) -> None:
-    """``job, <swept options>, objective, score, seconds, error``, one row a job."""
-    content = io.StringIO(newline="")
-    writer = csv.writer(content)
+    """``job, <options that differ>, objective, score, seconds, error``, one row a job.
+
+    Raises:
+        DiskError: The file cannot be written.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text)
     writer.writerow(["job", *keys, "objective", "score", "seconds", "error"])
     for job in jobs:
-        values = [job.overrides.get(key) for key in keys]
+        values = [job.options.get(key) for key in keys]
         writer.writerow([job.name, *values, job.objective, job.score, job.seconds, job.error])
-    write_text(file, content.getvalue())
+    write_text(file, text.getvalue())
 
 
 def print_jobs(jobs: list[Job], keys: list[str], title: str) -> None:
@@ -212,15 +352,17 @@ def print_jobs(jobs: list[Job], keys: list[str], title: str) -> None:
     from rich.text import Text
 
     objectives = {job.objective for job in jobs if job.objective}
-    (objective,) = objectives if len(objectives) == 1 else ("score",)
+    (objective,) = objectives if len(objectives) == 1 else ("score",)  # or each names its own
     table = Table()
     for header in ("job", *keys, objective, "seconds"):
         table.add_column(Text(shown(header)), justify="right", overflow="fold")
     for job in jobs:
         score = "failed" if job.error else "" if job.score is None else f"{job.score:.4g}"
+        if job.objective and len(objectives) > 1:
+            score = shown(f"{job.objective} {score}")
         seconds = "" if job.seconds is None else f"{job.seconds:.0f}"
-        values = [Text(shown(_rounded(job.overrides.get(key, "")))) for key in keys]
-        table.add_row(Text(shown(job.name)), *values, score, seconds)
+        values = [Text(shown(_rounded(job.options.get(key, "")))) for key in keys]
+        table.add_row(Text(shown(job.name)), *values, Text(score), seconds)
     console = Console()
     console.print(shown(title), markup=False, highlight=False, soft_wrap=True)
     console.print(table)

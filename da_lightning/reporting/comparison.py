@@ -10,6 +10,7 @@ from typing import Any
 from da_lightning.errors import UserError
 from da_lightning.reporting.runs import Run, is_run, read_run, read_yaml
 from da_lightning.reporting.scores import Score, Spread
+from da_lightning.reporting.sweep_folder import differing_options, run_options
 
 _WITHOUT_EFFECT = {"seed", "resume", "logger", "progress", "enable_progress_bar", "num_workers", "pin_memory"}
 _GENERATIONS = 5
@@ -61,9 +62,8 @@ class Sweep:
 
     @classmethod
     def of(cls, folder: Path, runs: Sequence[Run]) -> "Sweep":
-        """What differs between the overrides of the jobs."""
-        names = dict.fromkeys(name for run in runs for name in run.overrides if name != "seed")
-        return cls(folder, list(runs), [name for name in names if len({_override(run, name) for run in runs}) > 1])
+        """What differs between the choices and the overrides of the jobs."""
+        return cls(folder, list(runs), [key for key in differing_options(map(run_options, runs)) if key != "seed"])
 
     @cached_property
     def was_searched(self) -> bool:
@@ -92,7 +92,7 @@ class Sweep:
 
 
 def _override(run: Run, key: str) -> str:
-    return run.overrides.get(key, "default")
+    return run_options(run).get(key, "default")
 
 
 def grouped(runs: Sequence[Run]) -> list[Group]:

@@ -9,8 +9,9 @@ from da_lightning.reporting.charts import Chart, Line, line_chart
 from da_lightning.reporting.comparison import Group, Sweep, differing
 from da_lightning.reporting.pictures import Embedded, Figure, by_kind, drawn_pictures
 from da_lightning.reporting.run_page import gap_closed
-from da_lightning.reporting.runs import Run, jobs_without_results
+from da_lightning.reporting.runs import Run
 from da_lightning.reporting.scores import Score, Spread
+from da_lightning.reporting.sweep_folder import never_began, without_results
 from da_lightning.reporting.tables import Cell, Strip, Table, duration, memory, score_cell, tinted
 
 _PICTURED_GROUPS = 24
@@ -123,10 +124,12 @@ def _warnings(runs: Sequence[Run], sweep: Sweep | None, objective: Score | None)
         warnings.append(f"The runs are on different data ({', '.join(data)}): their scores do not compare.")
     unfinished = [run.folder.name for run in runs if not run.is_finished]
     if sweep:
-        unfinished += [job.name for job in jobs_without_results(sweep.folder) if job.name not in unfinished]
+        unfinished += [job.name for job in without_results(sweep.folder) if job.name not in unfinished]
     if unfinished:
         what = "Jobs" if sweep else "Runs"
         warnings.append(f"{what} that left no results, failed or still running: {', '.join(unfinished)}.")
+    if sweep and (never := never_began(sweep.folder)):
+        warnings.append(f"Jobs that never began: {', '.join(never)}.")
     return warnings
 
 
@@ -361,6 +364,8 @@ def _heat_map(sweep: Sweep, objective: Score | None) -> Table | None:
         ]
         for row in row_values
     ]
+    if 2 * sum(spread is not None for line in spreads for spread in line) < len(row_values) * len(column_values):
+        return None  # the keys go together, like an experiment and its method
     tints = tinted([[spread.mean if spread else None for spread in line] for line in spreads])
     table = [
         [

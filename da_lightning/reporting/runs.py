@@ -172,12 +172,6 @@ def _runs_below(folder: Path) -> Iterator[Path]:
             yield from _runs_below(below)
 
 
-def jobs_without_results(sweep: Path) -> list[Path]:
-    """Jobs of a sweep that began and left no ``metrics.json``."""
-    jobs = {file.parent.parent for file in sweep.glob("*/.hydra/overrides.yaml")}
-    return sorted((job for job in jobs if not (job / "metrics.json").is_file()), key=natural)
-
-
 def read_run(folder: Path) -> Run:
     """Read a run's small files; its points and pictures wait until they are asked for.
 

@@ -87,7 +87,7 @@ def test_runs_of_the_same_second_have_folders_of_their_own(tmp_path: Path, monke
         monkeypatch.setattr(stamp, "_is_new", True)
         monkeypatch.setenv("DA_RUN_STAMP", "now")
         stamp.ClaimFolder().on_run_start(config)
-        stamp.ClaimFolder().on_multirun_start(OmegaConf.create({"hydra": {"sweep": {"dir": "named_by_hand"}}}))
+        stamp.claim_folder(lambda: Path("named_by_hand"))
         assert config.hydra.run.dir == f"run/{expected}" and Path("run", expected).is_dir()
     monkeypatch.setattr(stamp, "_is_new", False)  # as in the other processes of a run, or in one that goes on
     stamp.ClaimFolder().on_run_start(config)

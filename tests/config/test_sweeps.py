@@ -144,7 +144,7 @@ def test_a_sweep_survives_a_failed_job_and_goes_on_where_it_was_stopped(
         stop.setattr(tiny_runs, "os", SimpleNamespace(environ=os.environ, kill=interrupt, getpid=os.getpid))
         swept(monkeypatch, *arguments)
     first, failed, stopped = run_folders(tmp_path)
-    assert not list(tmp_path.rglob("sweep.csv"))
+    assert [row["error"] for row in rows(tmp_path)][2] == "error: it ended before it was finished."
     assert "max_iters='abc' was refused" in (failed / "error.txt").read_text()
     assert (stopped / "checkpoints" / "last.ckpt").is_file() and not (stopped / "metrics.json").exists()
 

@@ -142,13 +142,13 @@ def test_stages_are_runs_of_one_group(people: Path) -> None:
 def test_jobs_of_a_sweep_are_one_group_unless_named(monkeypatch: pytest.MonkeyPatch) -> None:
     begun: list[Any] = []
     monkeypatch.setattr(stages, "train_and_test", lambda cfg, *place: begun.append(cfg.logger))
-    sweep = Path("multirun/cbst/toy/stamp")
-    stages.train_in_stages(composed("method=spgan"), sweep / "7", "spgan", "toy", sweep)
-    stages.train_in_stages(composed("method=spgan", "logger.group=mine"), sweep / "7", "spgan", "toy", sweep)
-    stages.train_in_stages(composed("method=spgan", "logger=csv"), sweep / "7", "spgan", "toy", sweep)
+    sweep = Path("multirun/stamp")
+    for option in ("seed=0", "logger.group=mine", "logger=csv"):
+        cfg = composed("method=spgan", option)
+        stages.train_in_stages(cfg, sweep / "7", "spgan", "toy", sweep, "spgan/toy/stamp/7")
     places = [(logger.group, logger.job_type, logger.name) for logger in begun if logger]
-    jobs = [("translator", "cbst/toy/stamp/7/translator"), ("method", "cbst/toy/stamp/7")]
-    assert places == [(group, *job) for group in ("cbst/toy/stamp", "mine") for job in jobs]
+    jobs = [("translator", "spgan/toy/stamp/7/translator"), ("method", "spgan/toy/stamp/7")]
+    assert places == [(group, *job) for group in ("multirun/stamp", "mine") for job in jobs]
     assert len(begun) == 6
 
 

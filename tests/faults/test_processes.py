@@ -1,7 +1,8 @@
 """How far two processes with a batch of two each come from one with a batch of four, in float32.
 
-The sums of a step are taken in another order; batch norm, where there is any, takes its statistics from the samples of
-a process, so that methods with it differ by definition. Each difference is printed (``pytest -s``) for docs/faults.md.
+Sums are taken in another order, and Adam makes a step of the rounding of a gradient that is nearly zero. Besides, batch
+norm takes its statistics from the samples of a process, and MUNIT's styles are drawn by each for itself: methods with
+these differ by definition. Each difference is printed (``pytest -s``) for docs/faults.md.
 """
 
 from pathlib import Path
@@ -12,8 +13,8 @@ from tiny_runs import alone, command, run_folders, succeeded, tiny
 
 HALF = ("data.batch_size=2", "trainer.devices=2")
 LARGEST = {
-    "munit": 1e-5,
-    "cyclegan": 1e-5,
+    "munit": 1e-2,
+    "cyclegan": 1e-2,
     "adaptsegnet": 1e-2,
     "segmentation_source_only": 1e-2,
     "cbst": 1e-2,

@@ -14,6 +14,7 @@ from da_lightning.errors import UserError
 from da_lightning.files import is_folder_name, problem_of_images
 from da_lightning.preflight import check_configuration
 from da_lightning.session import train_and_test
+from da_lightning.training.stage_plan import StagePlan
 from da_lightning.training.strategy import count_processes
 
 log = logging.getLogger(__name__)
@@ -130,8 +131,8 @@ def _parts(name: str, stage: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """The runs of a stage: names of their folders, and what each changes beyond the stage's own changes."""
     if not stage.get("each"):
         return {name: {}}
-    each = build(OmegaConf.create(stage["each"]), f"stages.{name}.each")
-    return {f"{name}_{part}": changes for part, changes in each.items()}
+    each = cast(StagePlan, build(OmegaConf.create(stage["each"]), f"stages.{name}.each"))
+    return {f"{name}_{part}": changes for part, changes in each.changes().items()}
 
 
 def _changed(cfg: DictConfig, stage: dict[str, Any], further: dict[str, Any]) -> DictConfig:

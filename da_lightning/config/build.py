@@ -12,6 +12,7 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
 from da_lightning.arguments import checked_arguments
+from da_lightning.data.downloads import Fetched
 from da_lightning.errors import UserError
 
 TRUSTED = ("da_lightning", "lightning.pytorch", "torch.nn", "torch.optim", "torchmetrics", "torchvision")
@@ -45,7 +46,8 @@ def _build(node: Any, key: str, extra: dict[str, Any] | None = None) -> Any:
     if "_target_" not in node:
         return options
     target = trusted_object(node["_target_"], f"{key}._target_={node['_target_']}")
-    return target(**checked_arguments(target, options | (extra or {}), key))
+    made = target(**checked_arguments(target, options | (extra or {}), key))
+    return made.folder if isinstance(made, Fetched) else made
 
 
 def trusted_object(path: str, place: str) -> Any:

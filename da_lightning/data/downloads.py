@@ -17,10 +17,8 @@ from da_lightning.reading import kind_of
 log = logging.getLogger(__name__)
 
 
-def fetched(
-    folder: str | Path, url: str, download: bool = False, sha256: str | None = None, max_gb: PositiveFloat = 20.0
-) -> str:
-    """Make sure that ``folder`` is filled, and return it; what it holds already is left as it is.
+class Fetched:
+    """A data set's folder that is there once this object is; what it holds already is left as it is.
 
     The archive's top folder, if it has a single one, becomes ``folder``. Until all is there, its parts lie in
     ``<folder>.download``, where the next try goes on. Processes that ask at the same time wait for the first.
@@ -32,29 +30,41 @@ def fetched(
         sha256: Of the archive, in hexadecimal; ``None`` does not check it.
         max_gb: Bound of what is fetched, and of what comes out of it.
 
+    Attributes:
+        folder: Its absolute path.
+
     Raises:
         DataError: Nothing is there and ``download`` is off, or something goes wrong on the way.
     """
-    folder = Path(folder).expanduser().absolute()
-    if _is_filled(folder):
-        return str(folder)
-    if not download:
-        raise DataError(
-            f"{folder} {'is empty' if folder.is_dir() else 'does not exist'}: let data.root be the data set's folder, "
-            f"or add data.download=true to fetch {url} into it."
-        )
-    if folder.exists() and not folder.is_dir():
-        raise DataError(f"{folder} is {kind_of(folder) or 'a file'}, not a folder: let data.root be another place.")
-    work, lock = (folder.with_name(f"{folder.name}.{suffix}") for suffix in ("download", "lock"))
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(lock):
-            if not _is_filled(folder):
-                _fill(folder, work, url, sha256, round(max_gb * 1e9))
-        lock.unlink(missing_ok=True)  # not after an error: those who wait for it must go on one by one
-    except OSError as error:
-        raise DataError(f"{folder} cannot be filled ({error}): check the disk and data.root.") from error
-    return str(folder)
+
+    def __init__(
+        self,
+        folder: str | Path,
+        url: str,
+        download: bool = False,
+        sha256: str | None = None,
+        max_gb: PositiveFloat = 20.0,
+    ) -> None:
+        place = Path(folder).expanduser().absolute()
+        self.folder = str(place)
+        if _is_filled(place):
+            return
+        if not download:
+            raise DataError(
+                f"{place} {'is empty' if place.is_dir() else 'does not exist'}: let data.root be the data set's "
+                f"folder, or add data.download=true to fetch {url} into it."
+            )
+        if place.exists() and not place.is_dir():
+            raise DataError(f"{place} is {kind_of(place) or 'a file'}, not a folder: let data.root be another place.")
+        work, lock = (place.with_name(f"{place.name}.{suffix}") for suffix in ("download", "lock"))
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(lock):
+                if not _is_filled(place):
+                    _fill(place, work, url, sha256, round(max_gb * 1e9))
+            lock.unlink(missing_ok=True)  # not after an error: those who wait for it must go on one by one
+        except OSError as error:
+            raise DataError(f"{place} cannot be filled ({error}): check the disk and data.root.") from error
 
 
 def _is_filled(folder: Path) -> bool:

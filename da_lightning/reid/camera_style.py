@@ -19,6 +19,7 @@ from da_lightning.reid.translated import (
     images_of,
     translated,
 )
+from da_lightning.training.stage_plan import StagePlan
 from da_lightning.translation.data import UnpairedImages
 from da_lightning.translation.datasets import ImageDataset
 from da_lightning.translation.module import DOMAINS, Domain, TranslationModule, as_uint8, other
@@ -113,10 +114,14 @@ class CameraPair(UnpairedImages):
         )
 
 
-def each_pair(dataset: PersonDataset) -> dict[str, dict[str, Any]]:
-    """What a stage changes for the training of each pair of cameras, by the names of the pairs."""
-    cameras = ByCamera(dataset).cameras
-    return {f"{one}to{two}": {"data": {"cameras": [one, two]}} for one, two in combinations(cameras, 2)}
+class EachPair(StagePlan):
+    """A training for each pair of cameras of ``dataset``."""
+
+    def __init__(self, dataset: PersonDataset) -> None:
+        self.cameras = ByCamera(dataset).cameras
+
+    def changes(self) -> dict[str, dict[str, Any]]:
+        return {f"{one}to{two}": {"data": {"cameras": [one, two]}} for one, two in combinations(self.cameras, 2)}
 
 
 # -- method ------------------------------------------------------------------------------------------------------------

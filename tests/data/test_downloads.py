@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from da_lightning.data import transfer
-from da_lightning.data.downloads import fetched
+from da_lightning.data.downloads import Fetched
 from da_lightning.errors import DataError
 
 FILES = {"set/trainA/1.txt": b"horse" * 5000, "set/trainB/deep/2.txt": b"zebra" * 7000, "set/empty.txt": b""}
@@ -107,7 +107,7 @@ def holds(folder: str | Path) -> dict[str, bytes]:
 
 def complaint(folder: Path, url: str, **options: str) -> str:
     with pytest.raises(DataError) as caught:
-        fetched(folder, url, download=True, **options)
+        Fetched(folder, url, download=True, **options)
     message = str(caught.value)
     assert "\n" not in message and message.endswith(".")
     assert not folder.exists()
@@ -131,32 +131,32 @@ def test_archives_become_the_folder(tmp_path, server, name, content):
     server.content = content
     folder = tmp_path / "deep" / "horses"
     digest = hashlib.sha256(content).hexdigest()
-    assert fetched(folder, server.url(name), download=True, sha256=digest.upper()) == str(folder)
+    assert Fetched(folder, server.url(name), download=True, sha256=digest.upper()).folder == str(folder)
     assert holds(folder) == FILES
     assert sorted(path.name for path in folder.parent.iterdir()) == ["horses"]
     assert not stat.S_IMODE((folder / "trainA/1.txt").stat().st_mode) & 0o4111, "permissions are not the archive's"
-    fetched(folder, server.url(name), download=True)
-    fetched(folder, "http://nowhere.invalid/set.zip")
+    Fetched(folder, server.url(name), download=True)
+    Fetched(folder, "http://nowhere.invalid/set.zip")
     assert len(server.asked) == 1
 
 
 def test_several_top_folders_and_an_empty_folder(tmp_path, server):
     server.content = tar({name.removeprefix("set/"): content for name, content in FILES.items()})
     (tmp_path / "set").mkdir()
-    fetched(tmp_path / "set", server.url("set.tar.gz"), download=True)
+    Fetched(tmp_path / "set", server.url("set.tar.gz"), download=True)
     assert holds(tmp_path / "set") == FILES
 
 
 def test_what_is_there_is_left_alone(tmp_path, server):
     (tmp_path / "mine.txt").write_text("mine")
-    fetched(tmp_path, server.url("set.zip"), download=True)
+    Fetched(tmp_path, server.url("set.zip"), download=True)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"] and not server.asked
 
 
 def test_a_broken_connection_is_resumed(tmp_path, server):
     server.content = zipped()
     server.breaks = [100, 200, 1]
-    fetched(tmp_path / "set", server.url("set.zip"), download=True)
+    Fetched(tmp_path / "set", server.url("set.zip"), download=True)
     assert server.asked == [None, "bytes=100-", "bytes=300-", "bytes=301-"]
     assert holds(tmp_path / "set") == FILES
 
@@ -168,7 +168,7 @@ def test_a_later_run_goes_on(tmp_path, server, monkeypatch):
     message = complaint(tmp_path / "set", server.url("set.zip"))
     assert f"broke off 2 times, at last after 150 of {len(server.content)} bytes" in message
     assert (tmp_path / "set.download/set.zip.part").stat().st_size == 150
-    fetched(tmp_path / "set", server.url("set.zip"), download=True)
+    Fetched(tmp_path / "set", server.url("set.zip"), download=True)
     assert server.asked[-1] == "bytes=150-" and holds(tmp_path / "set") == FILES
 
 
@@ -176,7 +176,7 @@ def test_a_later_run_goes_on(tmp_path, server, monkeypatch):
 def test_a_server_that_cannot_resume_begins_anew(tmp_path, server, says_length):
     server.content, server.ranges, server.says_length = zipped(), False, says_length
     server.breaks = [300, 100] if says_length else []
-    fetched(tmp_path / "set", server.url("set.zip"), download=True)
+    Fetched(tmp_path / "set", server.url("set.zip"), download=True)
     assert server.asked == ([None, "bytes=300-", "bytes=100-"] if says_length else [None])
     assert holds(tmp_path / "set") == FILES
 
@@ -188,7 +188,7 @@ def test_a_part_that_is_already_whole_or_of_another_file(tmp_path, server):
         work = folder.with_name(f"{folder.name}.download")
         work.mkdir()
         (work / "set.zip.part").write_bytes(part)
-        fetched(folder, server.url("set.zip"), download=True)
+        Fetched(folder, server.url("set.zip"), download=True)
         assert holds(folder) == FILES
     assert server.asked == [f"bytes={len(server.content)}-", f"bytes={len(server.content) + 4}-", None]
 
@@ -199,14 +199,14 @@ def test_an_interrupted_unpacking_begins_anew(tmp_path, server):
     (work / "unpacked/set").mkdir(parents=True)
     (work / "unpacked/half.txt").write_text("half")
     (work / "set.zip").write_bytes(server.content)
-    fetched(tmp_path / "set", server.url("set.zip"), download=True)
+    Fetched(tmp_path / "set", server.url("set.zip"), download=True)
     assert holds(tmp_path / "set") == FILES and not server.asked
 
 
 def test_processes_wait_for_each_other(tmp_path, server):
     server.content = zipped()
     wanted = (tmp_path / "set", server.url("set.zip"), True)
-    threads = [threading.Thread(target=fetched, args=wanted) for _ in range(4)]
+    threads = [threading.Thread(target=Fetched, args=wanted) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -222,9 +222,9 @@ def test_nothing_is_fetched_unless_asked(tmp_path, server):
     with pytest.raises(
         DataError, match=r"does not exist: .* add data.download=true to fetch http://.*set.zip into it\.$"
     ):
-        fetched(tmp_path / "set", server.url("set.zip"))
+        Fetched(tmp_path / "set", server.url("set.zip"))
     with pytest.raises(DataError, match="is empty"):
-        fetched(tmp_path, server.url("set.zip"))
+        Fetched(tmp_path, server.url("set.zip"))
     assert not server.asked and not list(tmp_path.iterdir())
 
 

@@ -58,6 +58,11 @@ def checked_words(function: Callable, words: Sequence[str], key: str) -> dict[st
     return checked_arguments(function, arguments, key)
 
 
+def option_hints(function: Callable) -> dict[str, Any]:
+    """Type hints of what ``function`` takes, by name, as :func:`checked_arguments` sees them."""
+    return _signature(function)[1]
+
+
 def _signature(function: Callable) -> tuple[dict[str, inspect.Parameter], dict[str, Any], bool]:
     """Parameters, type hints, and whether any other keyword is taken."""
     callables = [function]

@@ -112,10 +112,10 @@ def load_method(checkpoint: str | Path) -> "AdaptationModule":
 
     Raises:
         CheckpointError: No checkpoint of ours, or one that does not fit its class any more.
-        UserError: A class outside the trusted packages.
+        UserError: No method of a trusted package.
     """
     from da_lightning.arguments import checked_arguments
-    from da_lightning.config.build import trusted_object
+    from da_lightning.config.roles import class_of_role
     from da_lightning.training.checkpoints import read_checkpoint
     from da_lightning.training.module import AdaptationModule
 
@@ -126,9 +126,7 @@ def load_method(checkpoint: str | Path) -> "AdaptationModule":
             f"{checkpoint} does not say which method it is of (it holds {', '.join(map(str, list(content)[:5]))}): "
             "give a checkpoint of a run, like last.ckpt."
         )
-    kind = trusted_object(name, f"The method of {checkpoint}, {name},")
-    if not (isinstance(kind, type) and issubclass(kind, AdaptationModule)):
-        raise CheckpointError(f"The method of {checkpoint}, {name}, is no method: give another checkpoint.")
+    kind = class_of_role(name, (AdaptationModule,), f"The method of {checkpoint}, {name},")
     module = kind(**checked_arguments(kind, content["hyper_parameters"], "method"))
     module.on_load_checkpoint(content)
     try:

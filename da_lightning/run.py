@@ -20,8 +20,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from da_lightning.config import CONF_DIR
+from da_lightning.config.recipes import import_plugins, refuse_rerun
+from da_lightning.config.secrets import hidden, hide_in_logs
 from da_lightning.config.stamp import set_stamp
 from da_lightning.config.sweeps import job_of_sweep, prefer_own_presets
+from da_lightning.config.trust import own_packages
 from da_lightning.errors import UserError
 from da_lightning.files import disk_problem
 from da_lightning.names import shown
@@ -34,13 +37,19 @@ def main() -> None:
     """Entry point of ``python -m da_lightning.run`` and of the command ``da-lightning``."""
     steady_output()
     arguments = sys.argv[1:]
+    own_packages()
+    refuse_rerun(arguments)
+    import_plugins()
     refuse_swept_devices(arguments)
     refuse_empty_groups(arguments)
     if not os.environ.get("DA_DATA_DIR"):  # an empty one is none
         os.environ.pop("DA_DATA_DIR", None)
     sys.argv += set_stamp(arguments)
     prefer_own_presets()
-    hydra.main(config_path=str(CONF_DIR), config_name="config", version_base="1.3")(run)()
+    try:
+        hydra.main(config_path=str(CONF_DIR), config_name="config", version_base="1.3")(run)()
+    except CompactHydraException as error:  # before a run: Hydra prints those of runs itself
+        sys.exit(str(error))
 
 
 def run(cfg: DictConfig) -> float | None:
@@ -52,6 +61,7 @@ def run(cfg: DictConfig) -> float | None:
 
 
 def _run(cfg: DictConfig) -> float | None:
+    hide_in_logs()
     try:
         missing = sorted(_missing_keys(OmegaConf.to_container(cfg)))
         if missing:
@@ -72,7 +82,7 @@ def _run(cfg: DictConfig) -> float | None:
             job = "/".join(str(name) for name in names if name is not None)
         return train_in_stages(cfg, run_dir, choices["method"], choices["data"], sweep, job)
     except (UserError, OmegaConfBaseException) as error:
-        raise CompactHydraException(f"error: {_sentence(error)}") from None
+        raise CompactHydraException(f"error: {hidden(_sentence(error))}") from None
     except (OSError, RuntimeError) as error:
         if (problem := disk_problem(error)) is None:
             raise

@@ -17,6 +17,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 
 from da_lightning.config.build import build
+from da_lightning.config.secrets import recorded
 from da_lightning.config.sweeps import is_first_process
 from da_lightning.data.fingerprints import fingerprints
 from da_lightning.errors import UserError
@@ -229,8 +230,7 @@ def _loggers(cfg: DictConfig, run_dir: Path, known: dict[str, Any], is_resumed: 
     try:
         if cfg.logger:
             loggers.append(guarded(build(cast(DictConfig, cfg.logger), "logger", save_dir=str(run_dir))))
-            configuration = cast(dict, OmegaConf.to_container(cfg, resolve=True))
-            loggers[-1].log_hyperparams({"run": known} | configuration)
+            loggers[-1].log_hyperparams({"run": known} | recorded(cfg))
         yield loggers
         failed = False
     finally:

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from da_lightning.config.build import build
+from da_lightning.config.build import build, check_targets
 from da_lightning.config.sweeps import is_first_process
 from da_lightning.data.source_target import SourceTargetDataModule
 from da_lightning.errors import UserError
@@ -47,10 +47,13 @@ def train_in_stages(
     stages = cast(dict[str, Any], OmegaConf.to_container(cfg.stages, resolve=True))
     cfg = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "stages"])
     check_configuration(cfg)
+    _check_names(stages)
+    check_targets(cfg)
+    for name, stage in stages.items():
+        check_targets(_changed(cfg, stage, {}), f"stages.{name}.")
     run = job or "/".join(run_dir.parts[-3:])  # method, data, stamp
     group = "/".join(sweep.parts[-2:]) if sweep else run if stages else None
     is_checked = False
-    _check_names(stages)
     for name, stage in stages.items():
         provided = {option: run_dir / name / part for option, part in stage["provides"].items()}
         if not stage["needed"] or all(OmegaConf.select(cfg, option) is not None for option in provided):

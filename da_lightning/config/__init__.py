@@ -4,13 +4,17 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from da_lightning.config import recipes, secrets
 from da_lightning.config.paths import CONF_DIR
+from da_lightning.errors import UserError
 
 __all__ = ["CONF_DIR"]
 
 
 def _class_map(path: str, part: str) -> Any:
     """``${class_map:<file>,colors}``, ``ids`` or ``count``."""
+    if part not in ("colors", "ids", "count"):
+        raise UserError(f"${{class_map:{path},{part}}} asks for {part}, but a class map has colors, ids and count.")
     from da_lightning.config.class_map import read_class_map  # slow to import, and most commands never get here
 
     return getattr(read_class_map(path), part)
@@ -25,3 +29,5 @@ def _gpus() -> int:
 
 OmegaConf.register_new_resolver("class_map", _class_map, replace=True)
 OmegaConf.register_new_resolver("gpus", _gpus, replace=True)
+secrets.register()
+recipes.watch()

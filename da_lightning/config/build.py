@@ -1,84 +1,115 @@
 """The one way from a configuration node to an object.
 
 Hydra's ``instantiate`` would do, but for three things: it copies what is already built into a configuration and
-back, its blocklist is no boundary, and it tells of a wrong type only in a traceback.
+back, it builds whatever can be called, and it tells of a wrong type only in a traceback.
 """
 
-import os
+from dataclasses import dataclass
 from typing import Any
 
-from hydra.errors import HydraException
-from hydra.utils import get_object
+import lightning.pytorch as L
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.profilers import Profiler
+from lightning.pytorch.strategies import Strategy
 from omegaconf import DictConfig, OmegaConf
 
-from da_lightning.arguments import checked_arguments
+from da_lightning.arguments import checked_arguments, option_hints
+from da_lightning.config.recipes import check_download, check_written
+from da_lightning.config.roles import class_of_role, roles_of_hint, roles_of_place
+from da_lightning.config.secrets import hidden, hide_hyperparameters, logger_options
 from da_lightning.data.downloads import Fetched
 from da_lightning.errors import UserError
 
-TRUSTED = ("da_lightning", "lightning.pytorch", "torch.nn", "torch.optim", "torchmetrics", "torchvision")
-"""Packages a ``_target_`` may come from; ``DA_TRUSTED_PACKAGES=mine,theirs`` adds to them."""
+WRITERS = (L.Callback, Logger, Profiler, Strategy, L.Trainer)
+"""Roles that write files where their options say."""
+
+
+@dataclass
+class _Plan:
+    """An object to be built: everything about it has been looked at, and nothing of it exists yet."""
+
+    kind: type
+    options: dict[str, Any]
+    key: str
 
 
 def build(node: DictConfig, key: str, **extra: Any) -> Any:
     """Build the object that ``node._target_`` names, and those inside it, from plain Python values.
 
+    All targets are looked at before the first of them is built, see :mod:`da_lightning.config.roles`.
+
     Args:
         node: A node with ``_target_``.
-        key: The node's place in the configuration, for messages.
+        key: The node's place in the configuration; it says what role the object must have.
         extra: Keyword arguments that no yaml can hold (loggers, callbacks).
 
     Raises:
-        UserError: A target outside the trusted packages, an unknown option, a value of a wrong type, a missing package.
+        UserError: A target without the role, an unknown option, a value of a wrong type, a missing package.
     """
     plain = OmegaConf.to_container(node, resolve=True)
+    if not isinstance(plain, dict) or "_target_" not in plain:
+        raise UserError(f"{key} has no _target_: name the class that is to be built there.")
     try:
-        return _build(plain, key, extra)
+        return _made(_planned(plain, key, roles_of_place(key)), extra)
     except ModuleNotFoundError as error:
-        raise UserError(f"{key} needs a package that is not installed: {_first_line(error)}") from None
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{key} needs a package that is not installed: {first}") from None
 
 
-def _build(node: Any, key: str, extra: dict[str, Any] | None = None) -> Any:
-    if isinstance(node, list):
-        return [_build(item, f"{key}.{i}") for i, item in enumerate(node)]
-    if not isinstance(node, dict):
-        return node
-    options = {name: _build(value, f"{key}.{name}") for name, value in node.items() if name != "_target_"}
-    if "_target_" not in node:
-        return options
-    target = trusted_object(node["_target_"], f"{key}._target_={node['_target_']}")
-    made = target(**checked_arguments(target, options | (extra or {}), key))
-    return made.folder if isinstance(made, Fetched) else made
-
-
-def trusted_object(path: str, place: str) -> Any:
-    """The object at ``path``; both its written name and the module it really lives in must be trusted.
-
-    The second check matters: ``torch.optim.adam.torch.load`` begins well and ends at ``torch.load``.
+def check_targets(cfg: DictConfig, prefix: str = "") -> None:
+    """Look at all targets of a run or a stage, so that none is refused after others have been built and trained.
 
     Args:
-        path: Its dotted name.
-        place: What names it, for messages.
+        cfg: The whole configuration.
+        prefix: What comes before the keys in messages: ``stages.translator.``.
 
     Raises:
-        UserError: It is outside the trusted packages (then nothing is imported), or does not exist.
+        UserError: See :func:`build`.
     """
-    _check_trusted(path, place)
-    try:
-        target = get_object(path)
-    except (HydraException, ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"{place} cannot be imported ({_first_line(error)}): check its spelling.") from None
-    _check_trusted(f"{getattr(target, '__module__', '')}.{getattr(target, '__qualname__', '')}", place)
-    return target
+    places = {key: cfg.get(key) for key in ("data", "method", "trainer", "logger", "selection")}
+    places |= {f"callbacks.{name}": node for name, node in cfg.callbacks.items()}
+    for key, node in places.items():
+        if node:
+            _planned(OmegaConf.to_container(node, resolve=True), f"{prefix}{key}", roles_of_place(key))
 
 
-def _check_trusted(name: str, place: str) -> None:
-    trusted = (*TRUSTED, *filter(None, os.environ.get("DA_TRUSTED_PACKAGES", "").split(",")))
-    if not name.startswith(tuple(f"{package}." for package in trusted)):
-        raise UserError(
-            f"{place} is {name}, outside the trusted packages {', '.join(trusted)}: "
-            "if you trust it, add its package to the environment variable DA_TRUSTED_PACKAGES."
-        )
+def _planned(node: Any, key: str, wanted: tuple[type, ...]) -> Any:
+    """``node`` with plans in the place of what is to be built."""
+    if isinstance(node, list):
+        return [_planned(item, f"{key}.{number}", wanted) for number, item in enumerate(node)]
+    if not isinstance(node, dict):
+        return node
+    if "_target_" not in node:
+        return {name: _planned(value, f"{key}.{name}", wanted) for name, value in node.items()}
+    name = node["_target_"]
+    kind = class_of_role(name, wanted, f"{key}._target_={hidden(name)}")
+    options = {option: value for option, value in node.items() if option != "_target_"}
+    for option in options:
+        if str(option).startswith("_"):  # of Hydra's instantiate: _args_, _partial_, ...
+            raise UserError(f"{key}.{option} is no option of {kind.__name__}: take it out.")
+    if issubclass(kind, WRITERS):
+        check_written(options, key)
+    if issubclass(kind, Logger):
+        options = logger_options(options)
+    if issubclass(kind, Fetched):
+        check_download(options, key)
+    hints = option_hints(kind)
+    return _Plan(
+        kind,
+        {str(o): _planned(value, f"{key}.{o}", roles_of_hint(hints.get(str(o)))) for o, value in options.items()},
+        key,
+    )
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+def _made(plan: Any, extra: dict[str, Any] | None = None) -> Any:
+    if isinstance(plan, list):
+        return [_made(item) for item in plan]
+    if isinstance(plan, dict):
+        return {name: _made(value) for name, value in plan.items()}
+    if not isinstance(plan, _Plan):
+        return plan
+    options = _made(plan.options) | (extra or {})
+    made = plan.kind(**checked_arguments(plan.kind, options, plan.key))
+    if isinstance(made, L.LightningModule):
+        hide_hyperparameters(made)
+    return made.folder if isinstance(made, Fetched) else made

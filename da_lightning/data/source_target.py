@@ -1,6 +1,7 @@
 """The data module all families share: a source and a target loader side by side, and named test sets."""
 
 import logging
+import re
 from collections.abc import Sized
 from typing import Any, Literal, cast
 
@@ -16,6 +17,16 @@ from da_lightning.errors import DataError, UserError
 from da_lightning.names import shown
 
 log = logging.getLogger(__name__)
+
+
+def check_part(name: str, key: str) -> None:
+    """See that ``name`` is good for a part of a file's name.
+
+    Raises:
+        UserError: It holds a separator, or begins with a dot.
+    """
+    if not re.fullmatch(r"\w[^/\\\0\n]*", name):
+        raise UserError(f"{key} has {name!r}, which becomes a file's name: begin it with a letter, and leave / out.")
 
 
 class SourceTargetDataModule(L.LightningDataModule):
@@ -54,6 +65,8 @@ class SourceTargetDataModule(L.LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        for name in (*(tests or {}), *(validations or {})):
+            check_part(name, "data.tests")
         self.source, self.target = source, target
         # Names become those of scores, on screens and in records.
         self.tests = {shown(name): dataset for name, dataset in (tests or {}).items()}

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from da_lightning.config.trust import own_packages
+
 
 def pytest_configure(config: pytest.Config) -> None:
     # Advice about loggers, worker processes and epochs too short to log, which tiny runs call for.
@@ -19,6 +21,12 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     """Faults take half an hour: only where the command names them (``make test-faults``)."""
     is_named = any("faults" in str(argument) for argument in config.invocation_params.args)
     return True if collection_path == Path(__file__).parent / "faults" and not is_named else None
+
+
+@pytest.fixture(autouse=True)
+def _trust_read_again() -> None:
+    """A command reads ``DA_TRUSTED_PACKAGES`` once; each test is a command of its own."""
+    own_packages.cache_clear()
 
 
 @pytest.fixture

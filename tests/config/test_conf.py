@@ -61,7 +61,7 @@ def test_every_option_composes(group: str, name: str) -> None:
     if group == "data":
         known.method = None  # of another family than some pairs
         if "class_map" in known.data:
-            known.data.classes = {}  # in a file of the user's
+            return  # there are no classes without the user's file
     check_targets(known)
 
 

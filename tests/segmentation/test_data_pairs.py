@@ -2,6 +2,7 @@
 
 import json
 import math
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,13 @@ def draw(node: dict[str, Any]) -> None:
         (root / list_file).write_text("".join(f"{images.replace('*', name)}\n" for name in names))
 
 
+@pytest.fixture(autouse=True)
+def _drawn_data_stay_here(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pairs have a usual place, under ``DA_DATA_DIR`` or ``data``: nothing may be drawn into real data there."""
+    if not request.node.originalname.startswith("test_real"):
+        monkeypatch.setenv("DA_DATA_DIR", str(tmp_path / "usual_place"))
+
+
 def configured(node: Any, key: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
     """Place and node of each data set on disk under ``node``."""
     if isinstance(node, dict):
@@ -123,6 +131,7 @@ def composed(tmp_path: Path, *overrides: str) -> DictConfig:
         if "ignore_bottom" in node:  # 100 rows, more than these images have
             OmegaConf.update(data, f"{key}.ignore_bottom", 0)
     for _, node in configured(OmegaConf.to_container(data, resolve=True)):
+        assert Path(node["root"]).is_relative_to(tempfile.gettempdir()), f"{node['root']} may hold real data"
         draw(node)
     return cfg
 

@@ -1,6 +1,7 @@
 """Each unpaired pair of conf/data: on folders drawn here, fetched from here, on the real data where it is at hand."""
 
 import os
+import tempfile
 import threading
 import zipfile
 from functools import partial
@@ -47,6 +48,13 @@ def test_every_pair_is_here():
     assert set(PAIRS) == {file.stem for file in (CONF_DIR / "data").glob("*.yaml") if is_unpaired(file.stem)}
 
 
+@pytest.fixture(autouse=True)
+def _drawn_data_stay_here(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pairs have a usual place, under ``DA_DATA_DIR`` or ``data``: nothing may be drawn into real data there."""
+    if not request.node.originalname.startswith("test_real"):
+        monkeypatch.setenv("DA_DATA_DIR", str(tmp_path / "usual_place"))
+
+
 def save(path: Path, size: tuple[int, int], number: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.random.default_rng(number).integers(0, 256, (size[0] // 4, size[1] // 4, 3), np.uint8)
@@ -56,6 +64,7 @@ def save(path: Path, size: tuple[int, int], number: int) -> None:
 def draw(node: dict[str, Any]) -> None:
     """Draw the folder, or the file, of a configured data set."""
     root, kind = Path(node["root"]), node["_target_"].rpartition(".")[2]
+    assert root.is_relative_to(tempfile.gettempdir()), f"{root} may hold real data"
     root.mkdir(parents=True, exist_ok=True)
     if kind == "Digits":
         shape = (32, 32, 3) if node["file"].startswith("svhn") else (16, 16) if "usps" in node["file"] else (28, 28)

@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING, Any
 
 from da_lightning.errors import UserError
 from da_lightning.files import whole_file
+from da_lightning.loading import load_tensors_alone
 from da_lightning.names import shown
 from da_lightning.screen import steady_output
 
@@ -57,6 +58,7 @@ METADATA = "da_lightning.json"
 def main() -> None:
     """Entry point of ``python -m da_lightning.export``."""
     steady_output()
+    load_tensors_alone()
     arguments = sys.argv[1:]
     if not arguments or {"-h", "--help"} & set(arguments):
         print(__doc__)

@@ -44,6 +44,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from da_lightning.errors import CheckpointError, UserError
+from da_lightning.loading import load_tensors_alone
 from da_lightning.names import shown
 from da_lightning.screen import steady_output
 
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
 def main() -> None:
     """Entry point of ``python -m da_lightning.predict``."""
     steady_output()
+    load_tensors_alone()
     arguments = sys.argv[1:]
     if not arguments or {"-h", "--help"} & set(arguments):
         print(__doc__)
@@ -116,7 +118,7 @@ def load_method(checkpoint: str | Path) -> "AdaptationModule":
     """
     from da_lightning.arguments import checked_arguments
     from da_lightning.config.roles import class_of_role
-    from da_lightning.training.checkpoints import read_checkpoint
+    from da_lightning.training.checkpoints import read_checkpoint, without_origins
     from da_lightning.training.module import AdaptationModule
 
     content = read_checkpoint(checkpoint)
@@ -127,7 +129,10 @@ def load_method(checkpoint: str | Path) -> "AdaptationModule":
             "give a checkpoint of a run, like last.ckpt."
         )
     kind = class_of_role(name, (AdaptationModule,), f"The method of {checkpoint}, {name},")
-    module = kind(**checked_arguments(kind, content["hyper_parameters"], "method"))
+    options = without_origins(content["hyper_parameters"])
+    if not isinstance(options, dict):
+        raise CheckpointError(f"{checkpoint} does not say with which options {name} was built: give another file.")
+    module = kind(**checked_arguments(kind, options, "method"))
     module.on_load_checkpoint(content)
     try:
         module.load_state_dict(content["state_dict"])

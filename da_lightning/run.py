@@ -21,12 +21,14 @@ from omegaconf.errors import OmegaConfBaseException
 
 from da_lightning.config import CONF_DIR
 from da_lightning.config.recipes import import_plugins, refuse_rerun
+from da_lightning.config.run_lock import HeldError, held
 from da_lightning.config.secrets import hidden, hide_in_logs
 from da_lightning.config.stamp import set_stamp
 from da_lightning.config.sweeps import job_of_sweep, prefer_own_presets
 from da_lightning.config.trust import own_packages
 from da_lightning.errors import UserError
 from da_lightning.files import disk_problem
+from da_lightning.loading import load_tensors_alone
 from da_lightning.names import shown
 from da_lightning.screen import steady_output
 
@@ -36,6 +38,7 @@ from da_lightning.screen import steady_output
 def main() -> None:
     """Entry point of ``python -m da_lightning.run`` and of the command ``da-lightning``."""
     steady_output()
+    load_tensors_alone()
     arguments = sys.argv[1:]
     own_packages()
     refuse_rerun(arguments)
@@ -55,8 +58,12 @@ def main() -> None:
 def run(cfg: DictConfig) -> float | None:
     """One run, or one job of a sweep; returns the score named by ``objective``, for sweepers."""
     steady_output()  # a launcher may have started this process
-    with job_of_sweep(cfg):
-        return _run(cfg)
+    load_tensors_alone()
+    try:
+        with held(Path(HydraConfig.get().runtime.output_dir)), job_of_sweep(cfg):
+            return _run(cfg)
+    except HeldError as error:
+        raise CompactHydraException(f"error: {error}") from None
     return None  # the job failed, and the sweep goes on
 
 

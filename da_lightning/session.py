@@ -1,6 +1,5 @@
 """From a composed configuration to a run folder: build, train, test, write down."""
 
-import json
 import logging
 import shutil
 import time
@@ -17,21 +16,40 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 
 from da_lightning.config.build import build
+from da_lightning.config.changes import accepted_changes
+from da_lightning.config.left_behind import read_summary
+from da_lightning.config.run_lock import is_first_process
 from da_lightning.config.secrets import recorded
-from da_lightning.config.sweeps import is_first_process
-from da_lightning.data.fingerprints import fingerprints
-from da_lightning.errors import UserError
+from da_lightning.data.source_target import SourceTargetDataModule
+from da_lightning.errors import CheckpointError, UserError
 from da_lightning.names import shown
 from da_lightning.report import leave_report
-from da_lightning.training.checkpoints import check_resumable, read_checkpoint
+from da_lightning.training.checkpoint_io import (
+    RUN,
+    WholeCheckpoints,
+    keep_to_own_folder,
+    restore_last,
+    take_charge_of_checkpoints,
+    with_own_io,
+)
+from da_lightning.training.checkpoints import (
+    LAST,
+    PREVIOUS,
+    SOURCE_ONLY,
+    check_resumable,
+    check_weights,
+    newest_training,
+    read_checkpoint,
+)
 from da_lightning.training.ema import AveragedWeights
 from da_lightning.training.loggers import MetricsFile, guarded
 from da_lightning.training.media import MediaLogger
 from da_lightning.training.module import AdaptationModule
 from da_lightning.training.progress import ProgressLines, has_terminal
 from da_lightning.training.results import draw_bars, peak_memory_mb, print_table, versions, write_metrics
+from da_lightning.training.run_record import check_unchanged, run_record
 from da_lightning.training.selection import Selection
-from da_lightning.training.strategy import resolve_strategy
+from da_lightning.training.strategy import count_processes, resolve_strategy
 
 log = logging.getLogger(__name__)
 
@@ -49,15 +67,15 @@ def train_and_test(cfg: DictConfig, run_dir: Path, method: str, data_name: str) 
     torch.set_flush_denormal(True)  # denormals can stall a small network's training on a CPU
     torch.set_float32_matmul_precision("high")
     started = time.monotonic()
-    if cfg.resume == "auto" and (run_dir / "metrics.json").is_file():
+    accepted = accepted_changes(cfg.accept_changes)
+    finished = read_summary(run_dir / "metrics.json") if cfg.resume == "auto" else None
+    if finished and not _is_to_go_on(cfg, finished):
         log.info("%s is finished: skipped.", run_dir)
-        summary = json.loads((run_dir / "metrics.json").read_text(encoding="utf-8"))
-        return summary["test"].get(cfg.objective or summary.get("objective"))
-    checkpoint = _checkpoint_to_resume(cfg, run_dir)
+        return finished["test"].get(cfg.objective or finished.get("objective"))
+    # Says what is wrong with a damaged or hostile file before anything is built.
+    checkpoint, content = _training_to_resume(cfg, run_dir)
     if cfg.resume == "auto" and not checkpoint:
-        log.info("resume=auto: this run has no checkpoint to go on from, and begins anew.")
-    # Tells of a damaged or hostile file before anything is built.
-    content = read_checkpoint(checkpoint) if checkpoint else {}
+        log.info("resume=auto: this run has no checkpoint to continue from, and begins as a new one.")
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     data = cast(L.LightningDataModule, build(cfg.data, "data"))
     module = cast(AdaptationModule, build(cfg.method, "method"))
@@ -65,20 +83,34 @@ def train_and_test(cfg: DictConfig, run_dir: Path, method: str, data_name: str) 
     selection = cast(Selection, build(cfg.selection, "selection")) if cfg.selection else None
     if selection:
         selection.check(module, data)
+    options = cfg.trainer
+    devices = count_processes(options.accelerator, options.devices, options.num_nodes)
+    is_stage = "/" in method
+    record = run_record(
+        None if is_stage else method, module, data, cfg.seed, devices, lambda data: epoch_length(data, options)
+    )
+    is_own = False
     if checkpoint:
+        is_own = checkpoint.is_relative_to(run_dir.absolute())
         check_resumable(checkpoint, content, module, is_averaged=bool(cfg.callbacks.get("ema")))
+        check_unchanged(checkpoint, content.get(RUN), record, accepted, is_automatic=is_own)
+        _check_kept_weights(checkpoint, content, module, selection if is_own else None)
     del content  # as large as the network and its optimisers together
-    _clear(run_dir, keep_training=checkpoint is not None)
+    _clear(run_dir, keep_training=is_own)
+    if checkpoint and is_own and checkpoint.name == PREVIOUS:
+        if is_first_process():  # the others meet it in fit(), before they load
+            restore_last(checkpoint)
+        checkpoint = checkpoint.with_name(LAST)
     known = {"method": method, "data": data_name, "versions": versions()}
     if cfg.logger:
-        known["samples"] = fingerprints(data)
+        known["samples"] = {name: record[name] for name in ("source", "target", "tests", "validations")}
     with (
         _loggers(cfg, run_dir, known, is_resumed=checkpoint is not None) as loggers,
-        _trainer(cfg, run_dir, module, loggers, selection) as trainer,
+        _trainer(cfg, run_dir, module, loggers, selection, record) as trainer,
     ):
         log.info("Run folder: %s", run_dir)
         log.info("%s on %s, seed %d, precision %s.", method, data_name, cfg.seed, trainer.precision)
-        trainer.fit(module, datamodule=data, ckpt_path=checkpoint)
+        trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
         scores = _test(trainer, module, data, run_dir, selection) if cfg.test else {}
         how = selection.describe(module) if selection else "last iteration"
         if trainer.is_global_zero:
@@ -136,17 +168,74 @@ def _quieten_lightning() -> None:
         warnings.filterwarnings("ignore", message=message)
 
 
+def epoch_length(data: SourceTargetDataModule, trainer: DictConfig) -> int:
+    """Iterations of an epoch under the trainer's options."""
+    length = data.epoch_length(count_processes(trainer.accelerator, trainer.devices, trainer.num_nodes))
+    limit = trainer.get("limit_train_batches")
+    if limit is None:
+        return length
+    return max(1, min(length, limit) if isinstance(limit, int) else int(length * limit))
+
+
+def _is_to_go_on(cfg: DictConfig, summary: dict[str, Any]) -> bool:
+    """Whether a finished training is shorter than the one that is asked for now."""
+    done, asked = summary.get("iterations"), cfg.method.get("max_iters")
+    if not isinstance(done, int) or asked is None or done >= asked:
+        return False
+    limits = (build(cfg.method, "method").max_iters, (cfg.callbacks.get("stop") or {}).get("at_most"))
+    return done < min(limit for limit in limits if limit is not None)
+
+
 def _clear(run_dir: Path, keep_training: bool) -> None:
-    """Remove what an earlier run in this folder has left and this one would take for its own."""
+    """Remove what an earlier run in this folder has left and this one would take for its own.
+
+    Checkpoints of an earlier training are kept in ``checkpoints/earlier``.
+    """
     (run_dir / "metrics.json").unlink(missing_ok=True)
-    if not keep_training and is_first_process():
-        (run_dir / "checkpoints" / "source_only.ckpt").unlink(missing_ok=True)
-        shutil.rmtree(run_dir / "pseudo_labels", ignore_errors=True)
+    if not is_first_process():
+        return
+    checkpoints = run_dir / "checkpoints"
+    for part in checkpoints.glob(".part-*"):  # of a process that was killed
+        part.unlink(missing_ok=True)
+    if keep_training:
+        return
+    for file in checkpoints.glob("*.ckpt"):
+        (checkpoints / "earlier").mkdir(exist_ok=True)
+        file.replace(checkpoints / "earlier" / file.name)
+    shutil.rmtree(run_dir / "pseudo_labels", ignore_errors=True)
 
 
-def _checkpoint_to_resume(cfg: DictConfig, run_dir: Path) -> str | None:
-    last = run_dir / "checkpoints" / "last.ckpt"
-    return str(last) if cfg.resume == "auto" and last.is_file() else cfg.ckpt_path
+def _training_to_resume(cfg: DictConfig, run_dir: Path) -> tuple[Path | None, dict[str, Any]]:
+    """The checkpoint to continue from, and what it holds."""
+    if cfg.resume == "auto" and (found := newest_training(run_dir.absolute() / "checkpoints")):
+        path, content = found
+    elif cfg.ckpt_path is not None:
+        path = Path(str(cfg.ckpt_path)).expanduser().absolute()  # so that Lightning has no word to interpret
+        content = read_checkpoint(path)
+    else:
+        return None, {}
+    keep_to_own_folder(content, path)
+    return path, content
+
+
+def _check_kept_weights(
+    checkpoint: Path, content: dict[str, Any], module: AdaptationModule, selection: Selection | None
+) -> None:
+    """Look at the weights that are tested when the training ends, beside its own last ones, before it continues.
+
+    Raises:
+        CheckpointError: They are damaged, or of another network.
+    """
+    source_only = checkpoint.with_name(SOURCE_ONLY)
+    files = {source_only: "remove it to continue without source_only scores"} if source_only.is_file() else {}
+    states = content.get("callbacks")
+    if selection and isinstance(states, dict) and (state := states.get(selection.state_key)):
+        files[Path(state["best_model_path"])] = "begin a new run with resume=never"
+    for file, remedy in files.items():
+        try:
+            check_weights(file, read_checkpoint(file), module)
+        except CheckpointError as error:
+            raise CheckpointError(f"{str(error).rstrip('.')}; or {remedy}.") from None
 
 
 def _test(
@@ -168,22 +257,33 @@ def _test(
             f"selection={selection.score} has scored no epoch: the training had ended before. Give selection=last, or "
             "train anew."
         )
-    last = trainer.test(module, datamodule=data, verbose=False)[0]
+    options: dict[str, Any] = {"datamodule": data, "verbose": False, "weights_only": True}
+    last = trainer.test(module, **options)[0]
     scores = {name: float(value) for name, value in last.items()}
-    source_only = run_dir / "checkpoints" / "source_only.ckpt"
+    source_only = run_dir.absolute() / "checkpoints" / SOURCE_ONLY
     if source_only.is_file():
-        before = trainer.test(module, datamodule=data, ckpt_path=source_only, verbose=False)[0]
-        scores |= {f"source_only/{name}": float(value) for name, value in before.items()}
+        try:
+            check_weights(source_only, read_checkpoint(source_only), module)
+        except CheckpointError as error:  # of the training, nothing may be lost now
+            log.warning("%s There are no source_only scores.", error)
+        else:
+            before = trainer.test(module, ckpt_path=source_only, **options)[0]
+            scores |= {f"source_only/{name}": float(value) for name, value in before.items()}
     if selection:  # after all others, so that the pictures of the test are of these weights
         scores |= {f"last/{name}": scores[name] for name in last}
-        selected = trainer.test(module, datamodule=data, ckpt_path=selection.best_model_path, verbose=False)[0]
+        selected = trainer.test(module, ckpt_path=selection.best_model_path, **options)[0]
         scores |= {name: float(value) for name, value in selected.items()}
     return scores
 
 
 @contextmanager
 def _trainer(
-    cfg: DictConfig, run_dir: Path, module: AdaptationModule, loggers: list[Logger], selection: Selection | None
+    cfg: DictConfig,
+    run_dir: Path,
+    module: AdaptationModule,
+    loggers: list[Logger],
+    selection: Selection | None,
+    record: dict[str, Any],
 ) -> Iterator[L.Trainer]:
     """The trainer with callbacks."""
     callbacks = [build(node, f"callbacks.{key}") for key, node in cfg.callbacks.items() if node]
@@ -208,8 +308,14 @@ def _trainer(
         )
     strategy = resolve_strategy(options.strategy, module, options.accelerator, options.devices, options.num_nodes)
     node = cast(DictConfig, OmegaConf.merge(options, {"strategy": strategy, "enable_progress_bar": has_bar}))
+    given = cast(dict, OmegaConf.to_container(options, resolve=True)).get("plugins")  # words: build() refuses others
+    plugins = with_own_io(given, WholeCheckpoints(record))
     try:
-        yield build(node, "trainer", logger=loggers, callbacks=callbacks, default_root_dir=str(run_dir))
+        trainer = build(
+            node, "trainer", logger=loggers, callbacks=callbacks, default_root_dir=str(run_dir), plugins=plugins
+        )
+        take_charge_of_checkpoints(trainer)
+        yield trainer
     except MisconfigurationException as error:
         raise UserError(f"trainer: {' '.join(str(error).split())}") from None
 

@@ -8,14 +8,12 @@ from typing import Any, cast
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from da_lightning.config.build import build, check_targets
-from da_lightning.config.sweeps import is_first_process
-from da_lightning.data.source_target import SourceTargetDataModule
+from da_lightning.config.run_lock import is_first_process
 from da_lightning.errors import UserError
 from da_lightning.files import is_folder_name, problem_of_images
 from da_lightning.preflight import check_configuration
-from da_lightning.session import train_and_test
+from da_lightning.session import epoch_length, train_and_test
 from da_lightning.training.stage_plan import StagePlan
-from da_lightning.training.strategy import count_processes
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +63,7 @@ def train_in_stages(
             continue
         if not is_checked:  # what is wrong with the method must not wait for the end of its stages
             data, own = build(cfg.data, "data"), build(cfg.method, "method")
-            own.check_length(_epoch_length(data, cfg.trainer))
+            own.check_length(epoch_length(data, cfg.trainer))
             is_checked = True
         check_configuration(_changed(cfg, stage, {}))
         parts = _parts(name, stage)
@@ -101,15 +99,6 @@ def _check_names(stages: dict[str, Any]) -> None:
                 f"stages.{name!r} names a folder of the run, and its provides: paths inside that: expected letters, "
                 f"digits, and _ - . : + between them, and none of {', '.join(_RUN_FOLDERS)}."
             )
-
-
-def _epoch_length(data: SourceTargetDataModule, trainer: DictConfig) -> int:
-    """Iterations of an epoch under the trainer's options."""
-    length = data.epoch_length(count_processes(trainer.accelerator, trainer.devices, trainer.num_nodes))
-    limit = trainer.get("limit_train_batches")
-    if limit is None:
-        return length
-    return max(1, min(length, limit) if isinstance(limit, int) else int(length * limit))
 
 
 def _earlier(checkpoint: str | None, provided: dict[str, str]) -> dict[str, Path]:

@@ -13,6 +13,8 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from da_lightning.config.resume import unfinished_stamp
+from da_lightning.config.run_lock import give_back, take
+from da_lightning.errors import UserError
 from da_lightning.files import is_folder_name
 
 _STAMP = "DA_RUN_STAMP"
@@ -38,7 +40,10 @@ def set_stamp(arguments: Sequence[str]) -> list[str]:
                 "between them, at most 100 characters, or unset it."
             )
         return _old_sweep(arguments, stamp)
-    found = unfinished_stamp(arguments)
+    try:
+        found = unfinished_stamp(arguments)
+    except UserError as error:
+        sys.exit(f"error: {error}")
     is_one_of_several = {"RANK", "LOCAL_RANK"} & os.environ.keys() or int(os.environ.get("SLURM_NTASKS", 1)) > 1
     _is_new = found is None and not is_one_of_several
     os.environ[_STAMP] = found or datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
@@ -54,7 +59,10 @@ def _old_sweep(arguments: Sequence[str], stamp: str) -> list[str]:
 
 
 class ClaimFolder(Callback):
-    """Hydra's callback that makes the folder of a new run before anybody else can; a sweep's own callback does so."""
+    """Hydra's callback that makes the folder of a new run before anybody else can, and holds it while it runs.
+
+    A sweep's own callback does both for a sweep.
+    """
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         for group in ("method", "data"):
@@ -65,6 +73,18 @@ class ClaimFolder(Callback):
                     "letters, digits, and _ - . : + between them."
                 )
         claim_folder(lambda: Path(config.hydra.run.dir))
+        hold_folder(Path(config.hydra.run.dir))
+
+    def on_run_end(self, config: DictConfig, **kwargs: Any) -> None:
+        give_back(Path(config.hydra.run.dir))
+
+
+def hold_folder(folder: Path) -> None:
+    """Hold ``folder`` until this process ends, or end the command with who has it."""
+    try:
+        take(folder)
+    except UserError as error:  # Hydra would take it for a warning
+        sys.exit(f"error: {error}")
 
 
 def claim_folder(folder: Callable[[], Path]) -> None:

@@ -34,7 +34,8 @@ from hydra.utils import get_class
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from da_lightning.config.paths import CONF_DIR
-from da_lightning.config.stamp import claim_folder
+from da_lightning.config.run_lock import LOCK_FILES, is_first_process
+from da_lightning.config.stamp import claim_folder, hold_folder
 from da_lightning.errors import UserError
 from da_lightning.files import dispensable, write_text
 from da_lightning.names import shown
@@ -106,6 +107,7 @@ class Sweep(Callback):
             os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(visible_gpus())  # all, for each job to take one
         claim_folder(lambda: Path(config.hydra.sweep.dir))
         _folder = Path(config.hydra.sweep.dir)
+        hold_folder(_folder)
         if is_first_process():
             try:
                 write_plan(_folder, jobs)
@@ -217,7 +219,7 @@ def conclude(folder: Path, stopped: Exception | None = None) -> str | None:
 
 def forget(folder: Path) -> None:
     """Remove the folder of a sweep whose first job was refused, if there is nothing else in it."""
-    if {entry.name for entry in folder.iterdir()} <= {PLAN, "multirun.yaml"}:
+    if {entry.name for entry in folder.iterdir()} <= {PLAN, "multirun.yaml", *LOCK_FILES}:
         shutil.rmtree(folder, ignore_errors=True)
         with suppress(OSError):
             folder.parent.rmdir()
@@ -373,11 +375,6 @@ def print_jobs(jobs: list[Job], keys: list[str], title: str) -> None:
 
 def _rounded(value: str) -> str:
     return f"{float(value):.4g}" if re.fullmatch(r"-?\d+\.\d+(e-?\d+)?", value) else value
-
-
-def is_first_process() -> bool:
-    """Whether no launcher, of torch or of a cluster, says that this is another rank than the first."""
-    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
 
 
 def _is_installed(package: str) -> bool:

@@ -304,6 +304,8 @@ class SourceView(TrainingView):
         if translated is not None:
             versions += _translations(Path(translated).expanduser(), dataset, known)
         self.versions = versions
+        if translated is not None:
+            self.details = {"images": "originals and translations" if keep_originals else "translations"}
         self.persons = counted([dataset.persons[index] for index, _ in versions])
         self.cameras = counted([dataset.cameras[index] for index, _ in versions])
 

@@ -181,11 +181,6 @@ class ReidModule(AdaptationModule):
     def lr_factor(self, iteration: int) -> float:
         return self.decay_factor ** sum(iteration >= share * self.max_iters for share in self.decay_at)
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        super().on_save_checkpoint(checkpoint)
-        saved = checkpoint["hyper_parameters"]
-        saved["backbone"] = {key: None if key == "pretrained" else value for key, value in saved["backbone"].items()}
-
     def configure_callbacks(self) -> list[L.Callback]:
         return [RankingPicture()]
 

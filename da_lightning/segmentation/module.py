@@ -94,11 +94,6 @@ class SegmentationModule(AdaptationModule):
             for name, weight, logits in zip(names, weights, levels, strict=False)
         }
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        super().on_save_checkpoint(checkpoint)
-        saved = checkpoint["hyper_parameters"]
-        saved["network"] = {key: None if key == "pretrained" else value for key, value in saved["network"].items()}
-
     # -- evaluation --------------------------------------------------------------------------------------------------
 
     def on_validation_start(self) -> None:

@@ -127,6 +127,9 @@ class SelfTrainedSegmenter(SourceOnly):
     def configure_callbacks(self) -> list[L.Callback]:
         return [KeepSourceOnly(self.source_iters), self.self_training]
 
+    def fit_epochs(self, data: Any) -> None:
+        self.self_training.align_epochs(data, self)
+
     def lr_factor(self, iteration: int) -> float:
         if iteration < self.source_iters:
             return poly(iteration, self.source_iters)
@@ -222,6 +225,8 @@ class SelfTraining(L.Callback):
         self.round, self.tau = state_dict["round"], state_dict["tau"]
         self.counts, self.folder = state_dict["counts"], state_dict["folder"]
         self.is_fresh = state_dict.get("is_fresh", False)
+        if not isinstance(self.round, int):  # it becomes part of a path
+            raise CheckpointError(f"The checkpoint's round of self-training is {self.round!r}: give another file.")
 
     # -- when ----------------------------------------------------------------------------------------------------------
 
@@ -237,7 +242,7 @@ class SelfTraining(L.Callback):
                     f"{source[0]}x{source[1]} and {target[0]}x{target[1]}: set data.crop_size, to "
                     f"[{min(source[0], target[0])},{min(source[1], target[1])}] at most."
                 )
-            self._align_epochs(data, cast(SelfTrainedSegmenter, pl_module))
+            self.align_epochs(data, cast(SelfTrainedSegmenter, pl_module))
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         # Before the loader's workers copy the data set: they never see labels that come later.
@@ -262,7 +267,7 @@ class SelfTraining(L.Callback):
         elif self.round < self.rounds and done >= module.source_iters + self.round * module.iters_per_round:
             self._begin_round(trainer, module)
 
-    def _align_epochs(self, data: SegmentationDataModule, module: SelfTrainedSegmenter) -> None:
+    def align_epochs(self, data: SegmentationDataModule, module: SelfTrainedSegmenter) -> None:
         """Rounds begin at epochs' ends, so an epoch must divide both phases."""
         phases = [n for n in (module.source_iters, module.iters_per_round) if n]
         longest = math.gcd(*phases)

@@ -5,13 +5,16 @@ It multiplies the probabilities when pseudo labels are made (see `pseudo_labels`
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import gaussian_blur, resize
 
-from da_lightning.errors import DataError, UserError
+from da_lightning.errors import CheckpointError, DataError, UserError
+from da_lightning.files import whole_file
+from da_lightning.training.checkpoints import read_checkpoint, write_tensors
 
 
 def spatial_prior(
@@ -58,7 +61,8 @@ def spatial_prior(
 
 def save_prior(prior: Tensor, classes: Sequence[str], path: str | Path) -> None:
     """Write a prior [K, H, W] and the names of its classes, which `load_prior` checks."""
-    torch.save({"prior": prior, "classes": list(classes)}, path)
+    with whole_file(path) as part:
+        write_tensors({"prior": prior, "classes": list(classes)}, part)
 
 
 def load_prior(path: str | Path, classes: Sequence[str], size: tuple[int, int]) -> Tensor:
@@ -68,11 +72,12 @@ def load_prior(path: str | Path, classes: Sequence[str], size: tuple[int, int]) 
         DataError: The file is missing, is not a prior, or was made for other classes.
     """
     try:
-        saved = dict(torch.load(path, weights_only=True))
-        prior, names = saved["prior"], saved["classes"]
-    except Exception as error:  # torch.load has no common type for what a foreign file does to it
+        saved = read_checkpoint(path)
+        prior, names = cast(Tensor, saved["prior"]), cast(list[str], saved["classes"])
+    except (CheckpointError, KeyError) as error:
+        reason = str(error).rstrip(".")
         raise DataError(
-            f"Expected a spatial prior in '{path}', found none that can be read ({type(error).__name__}): "
+            f"Expected a spatial prior in '{path}', found none that can be read ({reason}): "
             "make one from the source labels and give its path."
         ) from error
     if names != list(classes):

@@ -15,6 +15,7 @@ from torchvision.utils import make_grid
 
 from da_lightning.data.samplers import PassSampler
 from da_lightning.files import copy_file, show_picture
+from da_lightning.training.checkpoints import SOURCE_ONLY
 from da_lightning.training.ema import averaged_weights
 from da_lightning.training.media import Media, MediaLogger, Overlay, Table
 from da_lightning.training.module import AdaptationModule
@@ -72,6 +73,11 @@ class KeepSourceOnly(L.Callback):
         if trainer.is_global_zero and earlier.is_file() and not file.is_file():  # the run goes on in another folder
             copy_file(earlier, file)
 
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        is_past = trainer.ckpt_path is not None and cast(AdaptationModule, pl_module).iterations_done >= self.after
+        if trainer.is_global_zero and is_past and not self._file(trainer).is_file():
+            log.warning("%s is gone: the result will have no source_only scores beside it.", self._file(trainer))
+
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
@@ -83,7 +89,7 @@ class KeepSourceOnly(L.Callback):
             trainer.save_checkpoint(self._file(trainer), weights_only=True)
 
     def _file(self, trainer: L.Trainer) -> Path:
-        return Path(trainer.default_root_dir) / "checkpoints" / "source_only.ckpt"
+        return Path(trainer.default_root_dir) / "checkpoints" / SOURCE_ONLY
 
 
 class SameBatches(L.Callback):
@@ -174,7 +180,7 @@ class Pictures(L.Callback):
 
 def tests_source_only(trainer: L.Trainer) -> bool:
     """Whether the weights under test are those that adaptation began from, which must not pass for the result."""
-    return Path(trainer.ckpt_path or "").stem == "source_only"
+    return Path(trainer.ckpt_path or "").name == SOURCE_ONLY
 
 
 def write_picture(

@@ -1,5 +1,7 @@
-"""Reading a checkpoint without running code from it."""
+"""Checkpoints and weight files: written whole, read without running code from them."""
 
+import logging
+import os
 import pickle
 import zipfile
 from collections.abc import Iterable, Mapping
@@ -10,6 +12,11 @@ import torch
 from torch import nn
 
 from da_lightning.errors import CheckpointError
+
+log = logging.getLogger(__name__)
+
+LAST, PREVIOUS, SOURCE_ONLY = "last.ckpt", "previous.ckpt", "source_only.ckpt"
+"""Files in a run's ``checkpoints``: of the last epoch, of the one before, and of what adaptation began from."""
 
 # The unpickler trips over other kinds of files in many ways.
 _UNREADABLE = (
@@ -25,6 +32,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         CheckpointError: No file there, a damaged one, or one that holds more than tensors and plain values.
     """
     path = Path(path)
+    if path.is_dir():
+        raise CheckpointError(f"{path} is a folder: give a checkpoint in it, a run's is checkpoints/{LAST}.")
     if not path.is_file():
         raise CheckpointError(f"Expected a checkpoint at {path}, found no file there: check the path.")
     try:
@@ -50,6 +59,36 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     return content
 
 
+def write_tensors(content: Any, path: Path) -> None:
+    """Write ``content`` to ``path`` by ``torch.save``, flushed to the disk.
+
+    Raises:
+        OSError: As the disk reports it; torch alone would say "PytorchStreamWriter failed".
+    """
+    with path.open("wb") as stream:
+        try:
+            torch.save(content, stream)
+        except RuntimeError as error:
+            cause: BaseException | None = error
+            while cause is not None and not isinstance(cause, OSError):
+                cause = cause.__cause__ or cause.__context__
+            raise cause or error from None
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def without_origins(options: Any) -> Any:
+    """A method's ``options`` without the files that its weights began from, which its own weights replace.
+
+    Checkpoints of ours name none, and those that a stranger's names are not followed.
+    """
+    if not isinstance(options, Mapping):
+        return options
+    return {
+        key: None if key in ("init_from", "pretrained") else without_origins(value) for key, value in options.items()
+    }
+
+
 def check_classes(path: str | Path, content: Mapping[str, Any], classes: Iterable[str]) -> None:
     """Hold class names, in the order of their ids, against those of a checkpoint that records them.
 
@@ -65,31 +104,101 @@ def check_classes(path: str | Path, content: Mapping[str, Any], classes: Iterabl
         )
 
 
+def newest_training(folder: Path) -> tuple[Path, dict[str, Any]] | None:
+    """The newest checkpoint of a run that is whole, ``last.ckpt`` or the one before, with its content.
+
+    Args:
+        folder: The run's ``checkpoints``.
+
+    Returns:
+        ``None`` where there is neither.
+
+    Raises:
+        CheckpointError: None of those that are there is whole.
+    """
+    last, previous = folder / LAST, folder / PREVIOUS
+    if not last.is_file() and not previous.is_file():
+        return None
+    try:
+        return last, read_checkpoint(last)
+    except CheckpointError as error:
+        if not previous.is_file():
+            raise
+        what = str(error) if last.is_file() else f"{last} is gone."
+    try:
+        content = read_checkpoint(previous)
+    except CheckpointError:
+        raise CheckpointError(
+            f"Neither {last} nor {previous.name} beside it can be read as a checkpoint: put a copy of one back, or "
+            "begin a new run with resume=never."
+        ) from None
+    log.warning(
+        "%s The run continues from %s, after iteration %s: what came later, one epoch at most, is trained again.",
+        what,
+        previous,
+        iterations_in(content),
+    )
+    return previous, content
+
+
+def iterations_in(content: Mapping[str, Any]) -> int | None:
+    """Iterations that the training in a checkpoint has done; ``None`` where it has no training."""
+    try:
+        done = content["loops"]["fit_loop"]["epoch_loop.batch_progress"]["total"]["ready"]
+    except (LookupError, TypeError):
+        return None
+    return done if isinstance(done, int) else None
+
+
 def check_resumable(path: str | Path, content: Mapping[str, Any], module: nn.Module, is_averaged: bool) -> None:
     """Check that the training in a checkpoint can go on in ``module``, with or without an average of its weights.
 
     Raises:
-        CheckpointError: Weights without a training, of another class list, method or network, or an average that the
-            training would go on without.
+        CheckpointError: Weights without a training, of another class list, method or network, an average that the
+            training would go on without, or more iterations than it is to have.
     """
-    if not {"state_dict", "optimizer_states", "loops"} <= content.keys():
+    done = iterations_in(content)
+    if not {"state_dict", "optimizer_states", "lr_schedulers", "loops"} <= content.keys() or done is None:
         raise CheckpointError(
             f"{path} holds weights at most and no training that could go on: begin a new one with "
             f"method.init_from={path}."
         )
     check_classes(path, content, getattr(module, "classes", ()))
-    saved, own = (
-        {name: value.shape for name, value in state.items()} for state in (content["state_dict"], module.state_dict())
-    )
-    late = getattr(module, "made_in_setup", ())
-    known = [name for name in saved | own if name in own or not name.startswith(late)]
-    if differing := [name for name in known if saved.get(name) != own.get(name)]:
+    recorded, own = content.get("method"), f"{type(module).__module__}.{type(module).__qualname__}"
+    if recorded not in (None, own):
         raise CheckpointError(
-            f"{path} is from another method or network ({len(differing)} entries differ, {differing[0]} for one): "
-            "give the options that it was trained with, or begin a new run."
+            f"{path} is from another method or network ({str(recorded).rpartition('.')[2]}, and this is "
+            f"{type(module).__name__}): give the method that it was trained with, or begin a new run with "
+            f"method.init_from={path}."
         )
+    check_weights(path, content, module)
     if "current_model_state" in content and not is_averaged:
         raise CheckpointError(
             f"{path} is from a training that averages its weights: give callbacks=ema to go on, or begin a new run "
             f"from the average with method.init_from={path}."
+        )
+    if done > (longest := getattr(module, "max_iters", done)):
+        raise CheckpointError(
+            f"{path} has trained {done} iterations, more than method.max_iters={longest}: give {done} or more, or "
+            "begin a new run."
+        )
+
+
+def check_weights(path: str | Path, content: Mapping[str, Any], module: nn.Module) -> None:
+    """Check that the weights in a checkpoint are those of ``module`` by name and shape.
+
+    Raises:
+        CheckpointError: They are not.
+    """
+    states = (content.get("state_dict"), module.state_dict())
+    saved, own = (
+        {name: getattr(value, "shape", None) for name, value in state.items()} if isinstance(state, Mapping) else {}
+        for state in states
+    )
+    late = getattr(module, "made_in_setup", ())
+    known = [name for name in saved | own if name in own or not name.startswith(late)]
+    if differing := [name for name in known if name not in saved or name not in own or saved[name] != own[name]]:
+        raise CheckpointError(
+            f"{path} is from another method or network ({len(differing)} entries differ, {differing[0]} for one): "
+            "give the options that it was trained with, or begin a new run."
         )

@@ -15,6 +15,7 @@ from torch.nn.utils import clip_grad_norm_
 
 from da_lightning.errors import UserError
 from da_lightning.seeds import mixed_seed
+from da_lightning.training.checkpoints import without_origins
 from da_lightning.training.ema import averaged_weights
 from da_lightning.training.exportable import Exportable
 from da_lightning.training.media import Overlay
@@ -102,6 +103,13 @@ class AdaptationModule(L.LightningModule):
             UserError: The method cannot train for so long, or so short.
         """
 
+    def fit_epochs(self, data: Any) -> None:
+        """Give ``data`` the length of epochs that the method needs, where it needs one; before training.
+
+        Raises:
+            UserError: Its own length does not fit.
+        """
+
     def pictures(self, sample: dict[str, Tensor], domain: str) -> list[Tensor]:
         """Columns of a picture of ``sample`` from ``domain`` (or a test set's name), uint8 RGB [B, 3, H, W] each."""
         return [(sample["image"] * 255).to(torch.uint8)]
@@ -151,6 +159,11 @@ class AdaptationModule(L.LightningModule):
 
     # -- what Lightning asks -----------------------------------------------------------------------------------------
 
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *arguments: Any, **options: Any) -> Any:
+        """As Lightning's, of tensors and plain values alone, whatever the environment says."""
+        return super().load_from_checkpoint(checkpoint_path, *arguments, **{**options, "weights_only": True})
+
     @property
     def iteration(self) -> int:
         """Batches trained on so far, over all epochs and resumes (``trainer.global_step`` counts optimiser steps)."""
@@ -187,8 +200,8 @@ class AdaptationModule(L.LightningModule):
         """Record the class, and leave out what training began from: the weights are all that a rebuilt method needs."""
         self._check_weights()
         checkpoint["method"] = f"{type(self).__module__}.{type(self).__qualname__}"
-        if "init_from" in checkpoint.get("hyper_parameters", {}):
-            checkpoint["hyper_parameters"]["init_from"] = None
+        if "hyper_parameters" in checkpoint:
+            checkpoint["hyper_parameters"] = without_origins(checkpoint["hyper_parameters"])
 
     def training_step(self, batch: dict[str, dict[str, Tensor]], batch_idx: int) -> None:
         # Not at an epoch's start: a resumed run makes its loaders' iterators, which draw, at another moment.

@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, cast
 
 import lightning.pytorch as L
@@ -114,11 +113,6 @@ class Selection(ModelCheckpoint):
         return super().state_dict() | {"iteration": self.iteration}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        best, here = Path(state_dict["best_model_path"]), Path(str(self.dirpath))
-        if best.parent != here and (here / best.name).is_file():  # the run folder was moved, and the best with it
-            moved = {"best_model_path": str(here / best.name), "kth_best_model_path": str(here / best.name)}
-            scores = {str(here / Path(file).name): score for file, score in state_dict["best_k_models"].items()}
-            state_dict = {**state_dict, **moved, "dirpath": self.dirpath, "best_k_models": scores}
         super().load_state_dict(state_dict)
         self.iteration = state_dict["iteration"]
 

@@ -50,6 +50,7 @@ class ToyPeople(PersonDataset):
                 f"Toy people need cameras and images_per_camera of at least 2, got {cameras} and {images_per_camera}."
             )
         self.network, self.size, self.labelled = network, size, labelled
+        self.details = {"network": network, "first_person": first_person, "cameras": cameras, "size": size}
         views = {
             "train": range(images_per_camera),
             "query": range(1),

@@ -30,6 +30,7 @@ class ToyStreets(SegmentationDataset):
     ) -> None:
         self.style, self.seeds, self.size, self.labelled = style, range(first_seed, first_seed + count), size, labelled
         self.num_classes = len(CLASSES)
+        self.details = {"style": style, "first_seed": first_seed, "size": size}
 
     def __len__(self) -> int:
         return len(self.seeds)

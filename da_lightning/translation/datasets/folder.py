@@ -69,7 +69,7 @@ class AlignedImages(ImageFolder):
         limit: int | None = None,
     ) -> None:
         super().__init__(root, folder, list_file)
-        self.half = half
+        self.half, self.details = half, {"half": half}
         if part != "all":
             self.files = self.files[part == "odd" :: 2]
         self._thin_out(limit)

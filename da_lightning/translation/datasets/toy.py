@@ -20,6 +20,7 @@ class ToyShoes(ImageDataset):
 
     def __init__(self, style: Style, count: int, first_seed: int = 0, size: tuple[int, int] = (64, 64)) -> None:
         self.style, self.seeds, self.size = style, range(first_seed, first_seed + count), size
+        self.details = {"style": style, "first_seed": first_seed, "size": size}
 
     def __len__(self) -> int:
         return len(self.seeds)

@@ -32,10 +32,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from da_lightning.errors import UserError
-from da_lightning.files import whole_file
+from da_lightning.files import check_writable, whole_file
 from da_lightning.loading import load_tensors_alone
 from da_lightning.names import shown
-from da_lightning.screen import steady_output
+from da_lightning.screen import one_sentence, steady_output
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -65,10 +65,8 @@ def main() -> None:
         return
     from da_lightning.arguments import checked_words
 
-    try:
+    with one_sentence():
         export(**checked_words(export, arguments, "export"))
-    except UserError as error:
-        sys.exit(f"error: {error}")
 
 
 def export(
@@ -94,6 +92,7 @@ def export(
         raise UserError(f"output={file} must end in {' or '.join(WRITERS)}.")
     if file.exists() and not (overwrite and file.is_file()):
         raise UserError(f"output={file} is there already: choose another name, or set overwrite=true.")
+    check_writable(file.parent)
     module = load_method(checkpoint).eval()
     found = module.exportable(**checked_arguments(module.exportable, options, "export"))
     name = f"{type(module).__module__}.{type(module).__qualname__}"

@@ -22,6 +22,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+REFUSED = (
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST),
+    *(errno.ENAMETOOLONG, errno.ELOOP, errno.ENXIO),
+)
+"""Of an ``OSError``: the system does not let this user have a file or folder of that name."""
+
 FULL = (errno.ENOSPC, errno.EDQUOT)
 """Of an ``OSError``: there is no space left, or none that this user may take."""
 
@@ -115,9 +121,33 @@ def copy_file(source: str | Path, path: str | Path) -> str:
     return str(path)
 
 
+def check_writable(folder: str | Path) -> None:
+    """Check before any work that files can be made in ``folder``; it need not be there, and stays as it is.
+
+    Raises:
+        DiskError: They cannot.
+    """
+    place = folder = Path(folder).absolute()
+    while not os.path.lexists(place) and place != place.parent:
+        place = place.parent
+    try:
+        with tempfile.TemporaryFile(dir=place, prefix=".writable-") as file:
+            file.write(bytes(2**12))
+            file.flush()
+    except OSError as error:
+        raise DiskError(folder / "", error) from None
+
+
 def disk_problem(error: OSError | RuntimeError) -> str | None:
-    """A sentence about an error of a library that found no space, on the disk or in shared memory; else ``None``."""
+    """A sentence about an error of a library that found no space, on the disk or in shared memory, or that may not have
+    a file; else ``None``.
+    """
     text = " ".join(str(error).split())
+    if isinstance(error, OSError) and error.errno in REFUSED and error.filename:
+        return (
+            f"{error.filename} cannot be opened or made ({error.strerror}): give this user the right, or "
+            "choose another path."
+        )
     if isinstance(error, OSError) and error.errno in FULL:
         return str(DiskError(Path(error.filename2 or error.filename or tempfile.gettempdir()), error))
     if "Bus error" in text or ("shared memory" in text and ("No space" in text or "Cannot allocate" in text)):

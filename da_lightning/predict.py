@@ -44,9 +44,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from da_lightning.errors import CheckpointError, UserError
+from da_lightning.files import check_writable
 from da_lightning.loading import load_tensors_alone
 from da_lightning.names import shown
-from da_lightning.screen import steady_output
+from da_lightning.screen import one_sentence, steady_output
 
 if TYPE_CHECKING:
     from da_lightning.training.module import AdaptationModule
@@ -62,10 +63,8 @@ def main() -> None:
     if not arguments or {"-h", "--help"} & set(arguments):
         print(__doc__)
         return
-    try:
+    with one_sentence():
         predict(**_options(arguments))
-    except UserError as error:
-        sys.exit(f"error: {error}")
 
 
 def _options(arguments: Sequence[str]) -> dict[str, Any]:
@@ -168,6 +167,7 @@ def _check_output(folder: Path, overwrite: bool, sources: Sequence[Path]) -> Non
         raise UserError(f"output={folder} is a file: choose a folder.")
     if not overwrite and folder.is_dir() and any(folder.iterdir()):
         raise UserError(f"output={folder} is not empty: choose another folder, or set overwrite=true.")
+    check_writable(folder)
 
 
 if __name__ == "__main__":

@@ -19,9 +19,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from da_lightning.errors import UserError
-from da_lightning.files import write_text
+from da_lightning.files import check_writable, write_text
 from da_lightning.names import shown
-from da_lightning.screen import steady_output
+from da_lightning.screen import one_sentence, steady_output
 
 log = logging.getLogger(__name__)
 
@@ -35,10 +35,8 @@ def main() -> None:
     if not arguments or {"-h", "--help"} & set(arguments):
         print(__doc__)
         return
-    try:
+    with one_sentence():
         print(shown(report(*_parsed(arguments))))
-    except UserError as error:
-        sys.exit(f"error: {error}")
 
 
 def _parsed(arguments: Sequence[str]) -> tuple[list[Path], Path | None, str | None, str | None]:
@@ -92,6 +90,7 @@ def report(
     is_single = len(runs) == 1 and sweep is None and is_run(folders[0])
     beside = folders[0] if is_single or sweep else Path()
     file = output or beside / "report.html"
+    check_writable(file.parent)
     text = single(runs[0], baseline, oracle) if is_single else compared(runs, file.parent, baseline, oracle, sweep)
     write_text(file, text)
     return file

@@ -19,7 +19,10 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from da_lightning.config import CONF_DIR
+from da_lightning.config import (
+    CONF_DIR,
+    logs,  # noqa: F401  (mends what Hydra does where a folder cannot be made)
+)
 from da_lightning.config.recipes import import_plugins, refuse_rerun
 from da_lightning.config.run_lock import HeldError, held
 from da_lightning.config.secrets import hidden, hide_in_logs

@@ -5,10 +5,13 @@ import logging
 import os
 import select
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
-from da_lightning.names import show_names_safely
+from da_lightning.errors import UserError
+from da_lightning.files import disk_problem
+from da_lightning.names import show_names_safely, shown
 
 NAMES = {"stdout": 1, "stderr": 2}
 
@@ -53,6 +56,19 @@ def steady_output() -> None:
         )
         setattr(sys, name, steady)
         setattr(sys, f"__{name}__", steady)
+
+
+@contextmanager
+def one_sentence() -> Iterator[None]:
+    """End the process with ``error: <sentence>`` where the ``with`` raises what a user can mend."""
+    try:
+        yield
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    except (OSError, RuntimeError) as error:
+        if (problem := disk_problem(error)) is None:
+            raise
+        sys.exit(f"error: {shown(problem)}")
 
 
 class _Buffer(io.BufferedWriter):

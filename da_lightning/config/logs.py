@@ -3,14 +3,17 @@
 import logging
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import hydra._internal.utils
 import hydra.core.utils
 from hydra.errors import CompactHydraException
 from omegaconf import DictConfig, OmegaConf
 
-from da_lightning.files import DiskError, write_text
+from da_lightning.files import DiskError, disk_problem, write_text
+from da_lightning.names import shown
 
 
 class LogFile(logging.Handler):
@@ -53,6 +56,26 @@ def save_whole(cfg: DictConfig, filename: str, output_dir: Path) -> None:
     except DiskError as error:
         raise CompactHydraException(f"error: {error}") from None
 
+
+def reported(func: Callable[[], Any]) -> Any:
+    """What Hydra runs everything in, but a folder that cannot be made is a sentence, and names are shown safely."""
+
+    def guarded() -> Any:
+        try:
+            return func()
+        except OSError as error:
+            if (problem := disk_problem(error)) is None:
+                raise
+            raise CompactHydraException(f"error: {shown(problem)}") from None
+        except CompactHydraException as error:
+            error.args = (shown(error, lines=True),)
+            raise
+
+    return _run_and_report(guarded)
+
+
+_run_and_report = hydra._internal.utils.run_and_report
+hydra._internal.utils.run_and_report = reported
 
 # Hydra's own leaves half a file, which no later resume=auto could read, and answers a full disk with a traceback.
 hydra.core.utils._save_config = save_whole

@@ -15,7 +15,7 @@ from torchvision.transforms.v2.functional import resize
 
 from da_lightning.data.samplers import ShardSampler
 from da_lightning.errors import UserError
-from da_lightning.files import RECORD, damaged_images, write_png, write_text
+from da_lightning.files import RECORD, check_writable, damaged_images, write_png, write_text
 from da_lightning.training.callbacks import write_picture
 from da_lightning.training.progress import tracked
 from da_lightning.training.strategy import failing_together
@@ -86,6 +86,11 @@ class TranslationWriter(L.Callback, ABC):
 
     def __init__(self, original_size: bool = False, count: int = 10) -> None:
         self.original_size, self.count = original_size, count
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.is_global_zero:
+            for folder in {translations.folder for translations in self.translations(trainer)}:
+                check_writable(folder)
 
     @abstractmethod
     def translations(self, trainer: L.Trainer) -> list[Translations]:

@@ -189,7 +189,7 @@ def yaml_of(pair: str) -> Any:
 def test_cross_city_takes_both_sets_from_the_city(tmp_path, city):
     data = build(composed(tmp_path, "data=cityscapes2crosscity", f"data.target.city={city}").data, "data")
     files = [data.target.dataset.samples[0].image, data.tests["target"].dataset.samples[0].label]
-    assert [file.relative_to(tmp_path / "target").parts[0] for file in files] == [city, city]
+    assert [file.relative_to(tmp_path / "usual_place/crosscity").parts[0] for file in files] == [city, city]
 
 
 # -- recipes -----------------------------------------------------------------------------------------------------------

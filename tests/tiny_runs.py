@@ -4,6 +4,7 @@ import hashlib
 import importlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -321,3 +322,15 @@ class Kill(L.Callback):
     ) -> None:
         if self.what == "iteration" and pl_module.iteration == self.count:
             os.kill(os.getpid(), signal.SIGKILL)
+
+
+class FillDisk(L.Callback):
+    """Leaves so many kB free on the run's disk after an iteration, where the environment says so: ``FILL="4 100"``."""
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        iteration, _, left = os.environ.get("FILL", "never").partition(" ")
+        folder = Path(trainer.default_root_dir)
+        if str(pl_module.iteration) == iteration and not (folder / "ballast").exists():
+            (folder / "ballast").write_bytes(bytes(shutil.disk_usage(folder).free - 1024 * int(left)))

@@ -325,12 +325,19 @@ class Kill(L.Callback):
 
 
 class FillDisk(L.Callback):
-    """Leaves so many kB free on the run's disk after an iteration, where the environment says so: ``FILL="4 100"``."""
+    """Leaves so many kB free on the run's disk where the environment says so: ``FILL="4 100"``, or ``"end 20"``."""
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        iteration, _, left = os.environ.get("FILL", "never").partition(" ")
+        self._fill(trainer, str(pl_module.iteration))
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._fill(trainer, "end")
+
+    @staticmethod
+    def _fill(trainer: L.Trainer, moment: str) -> None:
+        wanted, _, left = os.environ.get("FILL", "never").partition(" ")
         folder = Path(trainer.default_root_dir)
-        if str(pl_module.iteration) == iteration and not (folder / "ballast").exists():
+        if moment == wanted and not (folder / "ballast").exists():
             (folder / "ballast").write_bytes(bytes(shutil.disk_usage(folder).free - 1024 * int(left)))

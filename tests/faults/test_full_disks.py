@@ -75,14 +75,15 @@ def test_labels_that_a_disk_does_not_take(iteration: int, tmp_path: Path) -> Non
 
 
 def test_translations_that_a_disk_does_not_take(tmp_path: Path) -> None:
-    options = ["method=spgan", *tiny("spgan"), "resume=auto", f"+stages.translator.{FILL[1:]}"]
+    options = ["method=spgan", *tiny("spgan"), "resume=auto", FILL]
     whole = tmp_path / "whole"
     succeeded(command(options, whole))
     (reference,) = run_folders(whole)
     images = {file.name: file.read_bytes() for file in reference.rglob("translated/**/*.png")}
     with disk(tmp_path / "disk", "256m") as folder:
-        # The last iteration: then come a checkpoint and the translations.
-        refused(options, folder, FILL="5 20")
+        assert "translated/" in refused(options, folder, FILL="end 20")
+        found = list(folder.rglob("translated/**/[!.]*.png"))
+        assert len(found) < len(images) and not damaged_images(found)
         free(folder)
         succeeded(command(options, folder))
         run = run_folders(folder)[-1]

@@ -110,6 +110,16 @@ def write_png(image: "Tensor", path: str | Path) -> None:
     write_bytes(path, encode_png(image).numpy().tobytes())
 
 
+def read_png(path: str | Path) -> "Tensor":
+    """What :func:`write_png` has written; torchvision's own reader takes no file name that is not UTF-8."""
+    import torch
+    from torchvision.io import ImageReadMode, decode_image
+
+    return decode_image(
+        torch.frombuffer(bytearray(Path(path).read_bytes()), dtype=torch.uint8), ImageReadMode.UNCHANGED
+    )
+
+
 def copy_file(source: str | Path, path: str | Path) -> str:
     """Copy ``source`` to ``path``, whole or not at all; fits ``shutil.copytree``.
 

@@ -8,7 +8,6 @@ from pydantic import NonNegativeFloat
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
-from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
@@ -16,6 +15,7 @@ from da_lightning.arguments import Size
 from da_lightning.data.samplers import Draw
 from da_lightning.data.source_target import SourceTargetDataModule
 from da_lightning.errors import DataError
+from da_lightning.files import read_png
 from da_lightning.segmentation.datasets import SegmentationDataset
 from da_lightning.segmentation.losses import IGNORE
 from da_lightning.segmentation.mining import Mining, mined_crop
@@ -179,7 +179,7 @@ class TrainingView(Dataset[Sample]):
         image, label = self.plain(index)
         key = "label"
         if self.pseudo_labels is not None:
-            key, label = "pseudo_label", decode_image(str(self.pseudo_label_file(index)), ImageReadMode.UNCHANGED)[0]
+            key, label = "pseudo_label", read_png(self.pseudo_label_file(index))[0]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             if self.colours_of is not None:

@@ -17,13 +17,12 @@ import torch
 from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor
 from torch.optim.swa_utils import update_bn
-from torchvision.io import ImageReadMode, decode_image
 from torchvision.utils import make_grid
 
 from da_lightning.arguments import Share
 from da_lightning.data.folders import open_image
 from da_lightning.errors import CheckpointError, DataError, UserError
-from da_lightning.files import copy_file, damaged_images, dispensable, show_picture, write_png
+from da_lightning.files import copy_file, damaged_images, dispensable, read_png, show_picture, write_png
 from da_lightning.segmentation.data import SegmentationDataModule
 from da_lightning.segmentation.losses import upsampled
 from da_lightning.segmentation.mining import Mining, mining_classes
@@ -490,7 +489,7 @@ class SelfTraining(L.Callback):
         count = min(count, len(view))
         indices = [i * len(view) // count for i in range(count)]
         images = [view.plain(i)[0] for i in indices]
-        labels = [decode_image(str(view.pseudo_label_file(i, folder)), ImageReadMode.UNCHANGED)[0] for i in indices]
+        labels = [read_png(view.pseudo_label_file(i, folder))[0] for i in indices]
         log_media(
             trainer,
             "pseudo_labels",

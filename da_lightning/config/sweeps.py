@@ -35,6 +35,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from da_lightning.config.paths import CONF_DIR
 from da_lightning.config.run_lock import LOCK_FILES, is_first_process
+from da_lightning.config.secrets import hidden
 from da_lightning.config.stamp import claim_folder, hold_folder
 from da_lightning.errors import UserError
 from da_lightning.files import dispensable, write_text
@@ -259,7 +260,8 @@ def job_of_sweep(cfg: DictConfig) -> Iterator[None]:
             log.exception("Job %s failed.", note.parent.name)
         if is_first_process():
             with dispensable("error.txt"):
-                write_text(note, f"{error if isinstance(error, CompactHydraException) else repr(error)}\n")
+                said = str(error) if isinstance(error, CompactHydraException) else repr(error)
+                write_text(note, f"{hidden(said)}\n")
 
 
 # -- GPUs for jobs side by side ----------------------------------------------------------------------------------------

@@ -36,6 +36,7 @@ from da_lightning.files import check_writable, whole_file
 from da_lightning.loading import load_tensors_alone
 from da_lightning.names import shown
 from da_lightning.screen import one_sentence, steady_output
+from da_lightning.stopping import interruptible
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -55,6 +56,7 @@ METADATA = "da_lightning.json"
 """Name of the metadata inside a .pt2 file."""
 
 
+@interruptible
 def main() -> None:
     """Entry point of ``python -m da_lightning.export``."""
     steady_output()

@@ -48,6 +48,7 @@ from da_lightning.files import check_writable
 from da_lightning.loading import load_tensors_alone
 from da_lightning.names import shown
 from da_lightning.screen import one_sentence, steady_output
+from da_lightning.stopping import interruptible
 
 if TYPE_CHECKING:
     from da_lightning.training.module import AdaptationModule
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
 # Heavy imports (torch, lightning) wait until there is something to do: --help must answer at once.
 
 
+@interruptible
 def main() -> None:
     """Entry point of ``python -m da_lightning.predict``."""
     steady_output()

@@ -22,12 +22,14 @@ from da_lightning.errors import UserError
 from da_lightning.files import check_writable, write_text
 from da_lightning.names import shown
 from da_lightning.screen import one_sentence, steady_output
+from da_lightning.stopping import interruptible
 
 log = logging.getLogger(__name__)
 
 _OPTIONS = ("output", "baseline", "oracle")
 
 
+@interruptible
 def main() -> None:
     """Entry point of ``python -m da_lightning.report``."""
     steady_output()

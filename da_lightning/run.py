@@ -11,6 +11,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from da_lightning.stopping import as_stopped, begin, check, ending
+
+if __name__ == "__main__":
+    begin()  # before the imports, which take a second
+
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -42,6 +47,11 @@ def main() -> None:
     """Entry point of ``python -m da_lightning.run`` and of the command ``da-lightning``."""
     steady_output()
     load_tensors_alone()
+    with ending():
+        _main()
+
+
+def _main() -> None:
     arguments = sys.argv[1:]
     own_packages()
     refuse_rerun(arguments)
@@ -62,8 +72,10 @@ def run(cfg: DictConfig) -> float | None:
     """One run, or one job of a sweep; returns the score named by ``objective``, for sweepers."""
     steady_output()  # a launcher may have started this process
     load_tensors_alone()
+    begin()
+    check()  # for no job begins after a signal
     try:
-        with held(Path(HydraConfig.get().runtime.output_dir)), job_of_sweep(cfg):
+        with held(Path(HydraConfig.get().runtime.output_dir)), job_of_sweep(cfg), as_stopped():
             return _run(cfg)
     except HeldError as error:
         raise CompactHydraException(f"error: {error}") from None

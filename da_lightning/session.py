@@ -24,6 +24,7 @@ from da_lightning.data.source_target import SourceTargetDataModule
 from da_lightning.errors import CheckpointError, UserError
 from da_lightning.names import shown
 from da_lightning.report import leave_report
+from da_lightning.stopping import deferred
 from da_lightning.training.checkpoint_io import (
     RUN,
     WholeCheckpoints,
@@ -49,6 +50,7 @@ from da_lightning.training.progress import ProgressLines, has_terminal
 from da_lightning.training.results import draw_bars, peak_memory_mb, print_table, versions, write_metrics
 from da_lightning.training.run_record import check_unchanged, run_record
 from da_lightning.training.selection import Selection
+from da_lightning.training.stopping import StopAtSignal, take_signals_from
 from da_lightning.training.strategy import count_processes, resolve_strategy
 
 log = logging.getLogger(__name__)
@@ -105,8 +107,9 @@ def train_and_test(cfg: DictConfig, run_dir: Path, method: str, data_name: str) 
     if cfg.logger:
         known["samples"] = {name: record[name] for name in ("source", "target", "tests", "validations")}
     with (
+        deferred(),
         _loggers(cfg, run_dir, known, is_resumed=checkpoint is not None) as loggers,
-        _trainer(cfg, run_dir, module, loggers, selection, record) as trainer,
+        _trainer(cfg, run_dir, method, module, loggers, selection, record) as trainer,
     ):
         log.info("Run folder: %s", run_dir)
         log.info("%s on %s, seed %d, precision %s.", method, data_name, cfg.seed, trainer.precision)
@@ -280,6 +283,7 @@ def _test(
 def _trainer(
     cfg: DictConfig,
     run_dir: Path,
+    method: str,
     module: AdaptationModule,
     loggers: list[Logger],
     selection: Selection | None,
@@ -289,6 +293,7 @@ def _trainer(
     callbacks = [build(node, f"callbacks.{key}") for key, node in cfg.callbacks.items() if node]
     if selection:
         callbacks.insert(0, selection)  # before what writes last.ckpt, which is to know of the epoch's decision
+    callbacks.insert(0, StopAtSignal(f"the training of {method}"))
     # First, so that what writes files at the end of training has the average.
     callbacks.sort(key=lambda callback: not isinstance(callback, AveragedWeights))
     if not cfg.trainer.enable_progress_bar:
@@ -315,6 +320,7 @@ def _trainer(
             node, "trainer", logger=loggers, callbacks=callbacks, default_root_dir=str(run_dir), plugins=plugins
         )
         take_charge_of_checkpoints(trainer)
+        take_signals_from(trainer)
         yield trainer
     except MisconfigurationException as error:
         raise UserError(f"trainer: {' '.join(str(error).split())}") from None

@@ -51,6 +51,7 @@ from da_lightning.reporting.sweep_folder import (
     run_options,
     write_plan,
 )
+from da_lightning.stopping import Stopped, as_stopped
 
 log = logging.getLogger(__name__)
 
@@ -166,7 +167,8 @@ def _conclude_sweeps_of(sweeper: type[Sweeper]) -> None:
     def sweep(self: Sweeper, arguments: list[str]) -> Any:
         stopped: Exception | None = None
         try:
-            result = original(self, arguments)
+            with as_stopped():
+                result = original(self, arguments)
         except Exception as error:
             if not job_folders(_folder):
                 forget(_folder)
@@ -174,7 +176,7 @@ def _conclude_sweeps_of(sweeper: type[Sweeper]) -> None:
             stopped, result = error, None
         except BaseException:  # somebody has ended it
             with suppress(Exception):
-                _write_table(_folder)
+                print_jobs(*_write_table(_folder), str(_folder))
             raise
         if sentence := conclude(_folder, stopped):
             sys.exit(sentence)
@@ -253,6 +255,11 @@ def job_of_sweep(cfg: DictConfig) -> Iterator[None]:
         take_gpu()
     try:
         yield
+    except Stopped:
+        if is_first_process():
+            with dispensable("error.txt"):
+                write_text(note, "a signal has stopped it: resume=auto takes it up.\n")
+        raise
     except Exception as error:
         if isinstance(error, CompactHydraException):  # a sentence for the user
             log.error("%s", error)

@@ -10,6 +10,7 @@ import lightning.pytorch as L
 from rich import get_console
 from rich.progress import track
 
+from da_lightning.stopping import check
 from da_lightning.training.callbacks import StopAtIteration
 from da_lightning.training.module import AdaptationModule
 
@@ -118,12 +119,19 @@ def tracked(trainer: L.Trainer, items: Iterable[Item], what: str, total: int, dr
         draw: Whether a bar may be drawn; while the trainer draws its own, another would not do.
     """
     callbacks = trainer.callbacks if trainer.is_global_zero else []  # type: ignore[attr-defined]
+    items = _stoppable(items)
     if any(isinstance(callback, ProgressLines) for callback in callbacks):
         yield from with_lines(items, what, total, log.info)
     elif draw and any(isinstance(callback, L.callbacks.ProgressBar) for callback in callbacks):
         yield from track(items, what, total)
     else:
         yield from items
+
+
+def _stoppable(items: Iterable[Item]) -> Iterator[Item]:
+    for item in items:
+        check()
+        yield item
 
 
 def shown(items: Iterable[Item], what: str, total: int) -> Iterator[Item]:

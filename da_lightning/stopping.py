@@ -1,0 +1,387 @@
+"""Signals of a scheduler or a user: a run stops at its next batch, says what is lost, and leaves no process behind.
+
+The handlers belong to a command, which installs them with :func:`begin`; importing this does nothing. Inside
+:func:`deferred`, where batches come one after another, a signal is noted and :func:`check` stops between two of them;
+anywhere else the command stops where it is. A thread watches over both: after :data:`GRACE` seconds, or at a second
+signal, it ends the command wherever it is, in a collective, a compiler or a download.
+"""
+
+import atexit
+import logging
+import os
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import wraps
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+GRACE = 25.0
+"""Seconds from a signal to the end in any case."""
+
+PARTING = 5.0
+"""Seconds that the other processes of a run have to end by themselves, of those."""
+
+SAME = 0.5
+"""Seconds within which a signal is the same one, sent to a process and to its group."""
+
+# After the first two: a terminal that closes, and the warnings of schedulers.
+_NAMES = ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
+SIGNALS = [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]
+
+# The processes of a run pass a signal on as another, so that none takes it for a second one.
+_RELAYED = {s: signal.SIGRTMIN + 5 + i for i, s in enumerate(SIGNALS)} if hasattr(signal, "SIGRTMIN") else {}
+_ORIGINS = {int(relay): s for s, relay in _RELAYED.items()}
+
+_MAIN = "DA_MAIN_PID"  # of the process that started this one, if it is of the same command
+
+
+class Stopped(SystemExit):
+    """A signal has ended the command; its exit status is 128 and the signal's number."""
+
+
+@dataclass
+class Progress:
+    """How far a run has come, for the sentence at its end.
+
+    Attributes:
+        folder: Of the run.
+        doing: What it does, e.g. ``training``; ``None`` before it has begun.
+        done, total: Iterations.
+        saved: Iterations of the checkpoint that resumes; ``None`` where there is none.
+        look: Brings the others up to date.
+    """
+
+    folder: Path | None = None
+    doing: str | None = None
+    done: int = 0
+    total: int = 0
+    saved: int | None = None
+    look: Callable[[], None] = lambda: None
+
+
+@dataclass
+class _State:
+    pid: int = 0  # of the process whose handlers these are
+    parent: int | None = None
+    signum: int | None = None
+    at: float = 0.0
+    is_seen: bool = False
+    is_raised: bool = False
+    is_said: bool = False
+    depth: int = 0
+    ranks: Callable[[], Sequence[subprocess.Popen]] = tuple
+    progress: Progress = field(default_factory=Progress)
+
+
+_state = _State()
+_lock = threading.Lock()
+
+
+# -- what commands and runs call ---------------------------------------------------------------------------------------
+
+
+def begin() -> None:
+    """Install the handlers for the rest of this process; a signal that is ignored (``nohup``) stays ignored."""
+    global _state
+    if _state.pid == os.getpid() or threading.current_thread() is not threading.main_thread():
+        return
+    is_one_of_several = os.environ.get(_MAIN) == str(os.getppid())
+    _state = _State(os.getpid(), os.getppid() if is_one_of_several else None)
+    os.environ[_MAIN] = str(os.getpid())
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    for number in (*SIGNALS, *_ORIGINS):
+        if number != getattr(signal, "SIGHUP", None) or signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _on_signal)
+    # Written to at once, also while the main thread is inside of C code and no handler can run.
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    threading.Thread(target=_watch, args=(reader,), daemon=True, name="signals").start()
+    os.register_at_fork(after_in_child=_forget)
+    atexit.register(_say)
+
+
+def is_stopping() -> bool:
+    """Whether a signal has come."""
+    return _state.signum is not None and _state.pid == os.getpid()
+
+
+def check() -> None:
+    """Stop here if a signal has come.
+
+    Raises:
+        Stopped: It has.
+    """
+    if is_stopping():
+        _state.is_raised = True
+        raise Stopped(_status())
+
+
+@contextmanager
+def deferred() -> Iterator[None]:
+    """Inside, a signal stops the command at the next :func:`check` alone, and at the end in any case."""
+    _state.depth += 1
+    try:
+        yield
+    finally:
+        _state.depth -= 1
+    check()
+
+
+@contextmanager
+def ending() -> Iterator[None]:
+    """Around a command: whatever ends it after a signal, it ends with the sentence and the signal's exit status."""
+    begin()
+    try:
+        yield
+    except BaseException:
+        if not is_stopping():
+            raise
+    if is_stopping():
+        _part()
+        _say()
+        # What others have left to do at the end, but not what Python does there, which takes torch seconds.
+        atexit._run_exitfuncs()
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(Exception):
+                stream.flush()
+        os._exit(_status())
+
+
+@contextmanager
+def as_stopped() -> Iterator[None]:
+    """Around a run: what breaks after a signal (a worker that got it, too; a peer that is gone) is its doing.
+
+    Raises:
+        Stopped: In place of any exception.
+    """
+    try:
+        yield
+    except Exception:
+        if is_stopping():
+            raise Stopped(_status()) from None
+        raise
+
+
+def attend(progress: Progress) -> None:
+    """Let the sentence be about this run from now on."""
+    _state.progress = progress
+
+
+def has_ranks(processes: Callable[[], Sequence[subprocess.Popen]]) -> None:
+    """Let signals reach the run's other processes, which may be started later."""
+    _state.ranks = processes
+
+
+def interruptible(command: Callable[[], None]) -> Callable[[], None]:
+    """For commands that hold nothing that resumes: Ctrl-C is a sentence and exit status 130."""
+
+    @wraps(command)
+    def wrapped() -> None:
+        try:
+            command()
+        except KeyboardInterrupt:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            print("\nStopped by SIGINT: what has been written so far is whole.", file=sys.stderr)
+            sys.exit(130)
+
+    return wrapped
+
+
+# -- signals -----------------------------------------------------------------------------------------------------------
+
+
+def _on_signal(number: int, frame: FrameType | None) -> None:
+    if _state.pid != os.getpid():
+        return
+    if _state.signum is None:
+        _state.signum, _state.at = _ORIGINS.get(number, number), time.monotonic()
+    # A sweep's jobs side by side are other processes: they stop first, and the launcher with them.
+    if _state.depth == 0 and not _state.is_raised and not any(map(_would_stop, _jobs())):
+        check()
+
+
+def _watch(reader: int) -> None:
+    while True:
+        left = max(0.0, _state.at + GRACE - time.monotonic()) if _state.is_seen else None
+        ready, _, _ = select.select([reader], [], [], left)
+        if not ready:
+            _end_now()
+        for number in os.read(reader, 64):
+            if number in SIGNALS or number in _ORIGINS:
+                _arrived(number)
+
+
+def _arrived(number: int) -> None:
+    signum, is_relayed = _ORIGINS.get(number, number), number in _ORIGINS
+    if not _state.is_seen:
+        if _state.signum is None:
+            _state.signum, _state.at = signum, time.monotonic()
+        _state.is_seen = True
+        _relay(signum)
+        if _state.depth and _is_first_process():
+            _write(f"{_name()}: stopping at the next batch; a second signal ends at once.\n")
+    elif not is_relayed and time.monotonic() - _state.at > SAME:
+        _end_now()
+
+
+def _relay(signum: int) -> None:
+    """Let the other processes of the command know, whichever got the signal."""
+    if not _RELAYED:
+        for process in _state.ranks():
+            _send(process.pid, signum)
+        return
+    if _state.parent is not None:
+        _send(_state.parent, _RELAYED[signum])
+    for process in list(_state.ranks()):
+        # One that is still starting has no handlers yet, and nothing to lose.
+        _send(process.pid, _RELAYED[signum] if _would_stop(process.pid) else signal.SIGTERM)
+    for pid in _jobs():
+        if _would_stop(pid):
+            _send(pid, _RELAYED[signum])
+
+
+def _send(pid: int, number: int) -> None:
+    with suppress(OSError):
+        os.kill(pid, number)
+
+
+def _would_stop(pid: int) -> bool:
+    """Whether that process has our handlers, as Linux says."""
+    with suppress(OSError, ValueError, StopIteration):
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        mask = int(next(line for line in lines if line.startswith("SigCgt:")).split()[1], 16)
+        return all(mask >> (number - 1) & 1 for number in _ORIGINS)
+    return False
+
+
+def _forget() -> None:
+    """In a forked child, a loader's worker: it is its parent that stops, and ends it."""
+    signal.set_wakeup_fd(-1)
+    for number in (*SIGNALS, *_ORIGINS):
+        if signal.getsignal(number) is _on_signal:
+            signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.SIG_IGN)
+
+
+# -- the end -----------------------------------------------------------------------------------------------------------
+
+
+def _is_first_process() -> bool:
+    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
+
+
+def _status() -> int:
+    return 128 + int(_state.signum or 0)
+
+
+def _name() -> str:
+    return signal.Signals(_state.signum).name if _state.signum else "no signal"
+
+
+def _part() -> None:
+    """Give the other processes a moment to end by themselves, and no more."""
+    until = time.monotonic() + PARTING
+    ranks = list(_state.ranks())
+    for process in ranks:
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(max(0.0, until - time.monotonic()))
+    _kill([*(process.pid for process in ranks if process.poll() is None), *_jobs()])
+
+
+def _end_now() -> None:
+    with suppress(BaseException):
+        _say()
+    with suppress(BaseException):
+        _kill(_children(os.getpid()))
+    os._exit(_status())
+
+
+def _say() -> None:
+    """The sentence, once, by the first process of a run."""
+    with _lock:
+        if not is_stopping() or _state.is_said:
+            return
+        _state.is_said = True
+    if not _is_first_process():
+        return
+    text = sentence(_name(), _state.progress)
+    _write(f"{text}\n")
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, logging.FileHandler):
+            with suppress(Exception):
+                handler.emit(logging.LogRecord(__name__, logging.WARNING, __file__, 0, text, None, None))
+
+
+def _write(text: str) -> None:
+    with suppress(OSError):
+        os.write(2, text.encode())
+
+
+def sentence(name: str, progress: Progress) -> str:
+    """What is lost, and how to continue."""
+    with suppress(OSError, AttributeError):
+        progress.look()
+    how = "the same command with resume=auto"
+    shorter = "a smaller data.iterations_per_epoch loses less"
+    if progress.doing is None:
+        return (
+            f"Stopped by {name} before training began, 0 iterations are lost: {how} begins or continues it, and an "
+            "epoch's end, every data.iterations_per_epoch iterations, is what it continues from."
+        )
+    where = f"Stopped by {name} in {progress.doing} at iteration {progress.done} of {progress.total}"
+    if progress.folder is not None and (progress.folder / "metrics.json").is_file():
+        return f"{where}: 0 iterations are lost, and the scores are in {progress.folder / 'metrics.json'}."
+    if progress.saved is None:
+        return (
+            f"{where}: {progress.done} iterations are lost, since no epoch has ended yet; {how} begins again, and "
+            f"{shorter}."
+        )
+    return (
+        f"{where}: {progress.done - progress.saved} iterations since the last epoch's end are lost; {how} continues "
+        f"bit for bit from iteration {progress.saved} ({progress.folder}/checkpoints), and {shorter}."
+    )
+
+
+# -- processes ---------------------------------------------------------------------------------------------------------
+
+
+def _jobs() -> list[int]:
+    """Processes in which joblib runs the jobs of a sweep."""
+    module: Any = sys.modules.get("joblib.externals.loky.reusable_executor")
+    processes = getattr(getattr(module, "_executor", None), "_processes", None) or {}
+    return list(processes)
+
+
+def _children(pid: int) -> list[int]:
+    """Descendants of a process, as Linux knows them; elsewhere those that we started ourselves."""
+    parents: dict[int, list[int]] = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError, ValueError, IndexError):
+            # pid (name, which may hold blanks and brackets) state parent ...
+            parents.setdefault(int((folder / "stat").read_text().rpartition(")")[2].split()[1]), []).append(
+                int(folder.name)
+            )
+    if not parents:
+        return [process.pid for process in _state.ranks()]
+    found, wanted = [], [pid]
+    while wanted:
+        below = parents.get(wanted.pop(), [])
+        found += below
+        wanted += below
+    return found
+
+
+def _kill(pids: Sequence[int]) -> None:
+    """These processes and all below them; but those that clean up after others end with them."""
+    everyone = dict.fromkeys([*pids, *(child for pid in pids for child in _children(pid))])
+    for pid in everyone:
+        with suppress(OSError):
+            if b"resource_tracker" not in Path(f"/proc/{pid}/cmdline").read_bytes():
+                os.kill(pid, signal.SIGKILL)

@@ -13,6 +13,9 @@ from da_lightning.errors import UserError
 Share = Annotated[float, Field(ge=0, le=1)]
 """A number from 0 to 1."""
 
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
+"""What torch, numpy and Lightning take."""
+
 Size = tuple[PositiveInt, PositiveInt]
 """(H, W)."""
 

@@ -2,10 +2,19 @@
 
 from typing import Any, cast
 
+import lightning.pytorch as L
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 
+from da_lightning.config.build import build
 from da_lightning.config.roots import check_roots
-from da_lightning.training.devices import check_devices
+from da_lightning.data.source_target import SourceTargetDataModule
+from da_lightning.errors import UserError
+from da_lightning.training.module import AdaptationModule
+from da_lightning.training.strategy import count_processes, resolve_strategy
+from da_lightning.training.trainer_options import check_limits, check_trainer
+
+LARGEST_SEED = 2**32 - 1
 
 
 def check_configuration(cfg: DictConfig) -> None:
@@ -14,6 +23,81 @@ def check_configuration(cfg: DictConfig) -> None:
     Raises:
         UserError: One of them cannot work.
     """
-    trainer = cast(dict[str, Any], OmegaConf.to_container(cfg.trainer, resolve=True))
-    check_devices(trainer.get("accelerator", "auto"), trainer.get("devices", "auto"))
+    if type(cfg.seed) is not int or not 0 <= cfg.seed <= LARGEST_SEED:
+        raise UserError(f"seed={cfg.seed} is no seed: give a whole number from 0 to {LARGEST_SEED}.")
+    if type(cfg.test) is not bool:
+        raise UserError(f"test={cfg.test} says neither yes nor no: give test=true or test=false.")
+    check_trainer(_plain(cfg.trainer), cfg.test)
+    build_trainer(cfg.trainer, logger=False, callbacks=[])  # Lightning refuses the rest, and ends there
     check_roots(cfg)
+
+
+def check_built(cfg: DictConfig, data: SourceTargetDataModule, module: AdaptationModule) -> None:
+    """Check the trainer's options against the data and the method.
+
+    Raises:
+        UserError: They do not go together.
+    """
+    options = _plain(cfg.trainer)
+    accelerator, devices, nodes = options["accelerator"], options["devices"], options["num_nodes"]
+    resolve_strategy(options["strategy"], module, accelerator, devices, nodes)
+    check_limits(options, data, cfg.test, count_processes(accelerator, devices, nodes))
+
+
+def build_trainer(node: DictConfig, **extra: Any) -> L.Trainer:
+    """The trainer; what Lightning refuses is a sentence.
+
+    Raises:
+        UserError: Options that it refuses.
+    """
+    try:
+        return build(node, "trainer", **extra)
+    except (MisconfigurationException, ValueError, TypeError, RuntimeError, ImportError) as error:
+        raise UserError(f"trainer: {' '.join(str(error).split())}") from None
+
+
+def check_names_of_stages(stages: Any) -> None:
+    """Check that ``stages`` are nodes by name.
+
+    Raises:
+        UserError: They are something else.
+    """
+    if not isinstance(stages, dict):
+        raise UserError(f"stages={stages} names no stages: give stages.<name>.needed=false to leave one out.")
+    for name, stage in stages.items():
+        if not isinstance(stage, dict):
+            raise UserError(f"stages.{name}={stage} is no stage: give stages.{name}.needed=false to leave it out.")
+
+
+def check_stages(stages: dict[str, dict[str, Any]], sections: list[str]) -> None:
+    """Check that each stage is a training that provides something.
+
+    Args:
+        stages: By name, as plain values.
+        sections: Parts of a run's configuration, which a stage may change.
+
+    Raises:
+        UserError: A stage lacks something, or has something that no run has.
+    """
+    for name, stage in stages.items():
+        place = f"stages.{name}"
+        if type(stage.get("needed")) is not bool:
+            raise UserError(f"{place}.needed={stage.get('needed')} says neither yes nor no: give true or false.")
+        provides = stage.get("provides")
+        if not (isinstance(provides, dict) and provides and all(isinstance(v, str) and v for v in provides.values())):
+            raise UserError(
+                f"{place}.provides={provides} does not say what the stage is for: give {{<option>: <folder of it>}}, "
+                "like {data.translated: translated}."
+            )
+        if not (stage.get("each") is None or (isinstance(stage["each"], dict) and "_target_" in stage["each"])):
+            raise UserError(f"{place}.each={stage['each']} builds no parts: give null, or a node with _target_.")
+        for part in ("method", "data"):
+            if not (isinstance(stage.get(part), dict) and isinstance(stage[part].get("_target_"), str)):
+                raise UserError(f"{place}.{part} is no {part}: a stage has a whole one, with _target_.")
+        known = (*sections, "needed", "provides", "each", "folder")
+        if unknown := [part for part in stage if part not in known]:
+            raise UserError(f"{place}.{unknown[0]} is no part of a run: a stage has {', '.join(known)}.")
+
+
+def _plain(node: DictConfig) -> dict[str, Any]:
+    return cast(dict[str, Any], OmegaConf.to_container(node, resolve=True))

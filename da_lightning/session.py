@@ -23,6 +23,7 @@ from da_lightning.config.secrets import recorded
 from da_lightning.data.source_target import SourceTargetDataModule
 from da_lightning.errors import CheckpointError, UserError
 from da_lightning.names import shown
+from da_lightning.preflight import build_trainer, check_built, check_configuration
 from da_lightning.report import leave_report
 from da_lightning.stopping import deferred
 from da_lightning.training.checkpoint_io import (
@@ -52,6 +53,7 @@ from da_lightning.training.run_record import check_unchanged, run_record
 from da_lightning.training.selection import Selection
 from da_lightning.training.stopping import StopAtSignal, take_signals_from
 from da_lightning.training.strategy import count_processes, resolve_strategy
+from da_lightning.training.trainer_options import warn_of_emulated_bfloat16
 
 log = logging.getLogger(__name__)
 
@@ -78,11 +80,13 @@ def train_and_test(cfg: DictConfig, run_dir: Path, method: str, data_name: str) 
     checkpoint, content = _training_to_resume(cfg, run_dir)
     if cfg.resume == "auto" and not checkpoint:
         log.info("resume=auto: this run has no checkpoint to continue from, and begins as a new one.")
+    check_configuration(cfg)
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     data = cast(L.LightningDataModule, build(cfg.data, "data"))
     module = cast(AdaptationModule, build(cfg.method, "method"))
     objective = cfg.objective or module.objective
     selection = cast(Selection, build(cfg.selection, "selection")) if cfg.selection else None
+    check_built(cfg, cast(SourceTargetDataModule, data), module)
     if selection:
         selection.check(module, data)
     options = cfg.trainer
@@ -113,6 +117,7 @@ def train_and_test(cfg: DictConfig, run_dir: Path, method: str, data_name: str) 
     ):
         log.info("Run folder: %s", run_dir)
         log.info("%s on %s, seed %d, precision %s.", method, data_name, cfg.seed, trainer.precision)
+        warn_of_emulated_bfloat16(trainer)
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
         scores = _test(trainer, module, data, run_dir, selection) if cfg.test else {}
         how = selection.describe(module) if selection else "last iteration"
@@ -306,18 +311,13 @@ def _trainer(
         if isinstance(callback, L.callbacks.ModelCheckpoint):
             callback.dirpath = str(run_dir / "checkpoints")
     options = cfg.trainer
-    if options.get("max_epochs", -1) != -1:
-        raise UserError(
-            f"trainer.max_epochs={options.max_epochs} has no effect, as trainings end after method.max_iters batches: "
-            "set that instead."
-        )
     strategy = resolve_strategy(options.strategy, module, options.accelerator, options.devices, options.num_nodes)
     node = cast(DictConfig, OmegaConf.merge(options, {"strategy": strategy, "enable_progress_bar": has_bar}))
     given = cast(dict, OmegaConf.to_container(options, resolve=True)).get("plugins")  # words: build() refuses others
     plugins = with_own_io(given, WholeCheckpoints(record))
     try:
-        trainer = build(
-            node, "trainer", logger=loggers, callbacks=callbacks, default_root_dir=str(run_dir), plugins=plugins
+        trainer = build_trainer(
+            node, logger=loggers, callbacks=callbacks, default_root_dir=str(run_dir), plugins=plugins
         )
         take_charge_of_checkpoints(trainer)
         take_signals_from(trainer)

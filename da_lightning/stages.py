@@ -11,7 +11,7 @@ from da_lightning.config.build import build, check_targets
 from da_lightning.config.run_lock import is_first_process
 from da_lightning.errors import UserError
 from da_lightning.files import is_folder_name, problem_of_images
-from da_lightning.preflight import check_configuration
+from da_lightning.preflight import check_built, check_configuration, check_names_of_stages, check_stages
 from da_lightning.session import epoch_length, train_and_test
 from da_lightning.training.stage_plan import StagePlan
 
@@ -39,16 +39,18 @@ def train_in_stages(
         See :func:`~da_lightning.session.train_and_test`.
     """
     cfg = cfg.copy()
+    check_names_of_stages(cast(dict, OmegaConf.to_container(cfg))["stages"])
     with open_dict(cfg):
         for name in cfg.stages:
             cfg.stages[name].folder = str(run_dir / name)
     stages = cast(dict[str, Any], OmegaConf.to_container(cfg.stages, resolve=True))
     cfg = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "stages"])
-    check_configuration(cfg)
+    check_stages(stages, [str(key) for key in cfg])
     _check_names(stages)
     check_targets(cfg)
     for name, stage in stages.items():
         check_targets(_changed(cfg, stage, {}), f"stages.{name}.")
+    check_configuration(cfg)
     run = job or "/".join(run_dir.parts[-3:])  # method, data, stamp
     group = "/".join(sweep.parts[-2:]) if sweep else run if stages else None
     is_checked = False
@@ -63,9 +65,12 @@ def train_in_stages(
             continue
         if not is_checked:  # what is wrong with the method must not wait for the end of its stages
             data, own = build(cfg.data, "data"), build(cfg.method, "method")
+            check_built(cfg, data, own)
             own.check_length(epoch_length(data, cfg.trainer))
+            for later in [stages[other] for other in list(stages)[list(stages).index(name) :]]:
+                if later["needed"]:
+                    check_configuration(_changed(cfg, later, {}))
             is_checked = True
-        check_configuration(_changed(cfg, stage, {}))
         parts = _parts(name, stage)
         if cfg.resume == "auto":
             _reopen_damaged(list(provided.values()), [run_dir / part for part in parts])

@@ -203,6 +203,10 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
         return
     if _state.signum is None:
         _state.signum, _state.at = _ORIGINS.get(number, number), time.monotonic()
+    # Workers that got the signal, too, end: torch would say so in the middle of whatever is done here.
+    with suppress(AttributeError, ValueError):
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    sys.unraisablehook = lambda _: None
     # A sweep's jobs side by side are other processes: they stop first, and the launcher with them.
     if _state.depth == 0 and not _state.is_raised and not any(map(_would_stop, _jobs())):
         check()

@@ -240,4 +240,4 @@ def test_settings_without_effect_are_told(tmp_path: Path) -> None:
 
 def test_trainer_options_that_contradict_each_other_are_told_in_a_sentence(tmp_path: Path) -> None:
     options = [*tiny("segmentation_source_only"), "+trainer.gradient_clip_val=1.0"]
-    assert "trainer: " in refused(command(options, tmp_path))
+    assert "trainer.gradient_clip_val=1.0 has no effect here" in refused(command(options, tmp_path))

@@ -119,6 +119,7 @@ class Sweep(Callback):
 
 
 _folder = Path()  # of the sweep of this process
+_STOPPED = "a signal has stopped it: the same command with resume=auto takes it up."
 
 
 def planned_jobs(config: DictConfig) -> list[list[str]]:
@@ -258,7 +259,7 @@ def job_of_sweep(cfg: DictConfig) -> Iterator[None]:
     except Stopped:
         if is_first_process():
             with dispensable("error.txt"):
-                write_text(note, "a signal has stopped it: resume=auto takes it up.\n")
+                write_text(note, f"{_STOPPED}\n")
         raise
     except Exception as error:
         if isinstance(error, CompactHydraException):  # a sentence for the user
@@ -368,7 +369,15 @@ def print_jobs(jobs: list[Job], keys: list[str], title: str) -> None:
     for header in ("job", *keys, objective, "seconds"):
         table.add_column(Text(shown(header)), justify="right", overflow="fold")
     for job in jobs:
-        score = "failed" if job.error else "" if job.score is None else f"{job.score:.4g}"
+        score = (
+            "stopped"
+            if job.error == _STOPPED
+            else "failed"
+            if job.error
+            else ""
+            if job.score is None
+            else f"{job.score:.4g}"
+        )
         if job.objective and len(objectives) > 1:
             score = shown(f"{job.objective} {score}")
         seconds = "" if job.seconds is None else f"{job.seconds:.0f}"

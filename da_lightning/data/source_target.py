@@ -11,6 +11,7 @@ from lightning.pytorch.utilities.combined_loader import CombinedLoader
 from pydantic import NonNegativeInt, PositiveInt
 from torch.utils.data import DataLoader, Dataset
 
+from da_lightning.arguments import Seed
 from da_lightning.data.loaders import TrainingLoader
 from da_lightning.data.samplers import PassSampler, ShardSampler
 from da_lightning.errors import DataError, UserError
@@ -62,7 +63,7 @@ class SourceTargetDataModule(L.LightningDataModule):
         iterations_per_epoch: PositiveInt | None = None,
         num_workers: NonNegativeInt = 0,
         pin_memory: bool = False,
-        seed: int = 0,
+        seed: Seed = 0,
     ) -> None:
         super().__init__()
         for name in (*(tests or {}), *(validations or {})):

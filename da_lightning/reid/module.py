@@ -11,7 +11,7 @@ from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from da_lightning.arguments import Share
+from da_lightning.arguments import Seed, Share
 from da_lightning.errors import UserError
 from da_lightning.reid.data import Interpolation, PersonDataModule
 from da_lightning.reid.distances import Distance
@@ -76,7 +76,7 @@ class ReidModule(AdaptationModule):
         interpolation: Interpolation | None = None,
         init_from: str | None = None,
         accumulate: PositiveInt = 1,
-        seed: int = 0,
+        seed: Seed = 0,
     ) -> None:
         super().__init__(max_iters, accumulate, seed)
         self.optimizer_options, self.clip_norm = optimizer_options(optimizer), clip_norm

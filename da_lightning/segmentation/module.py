@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassJaccardIndex
 
+from da_lightning.arguments import Seed
 from da_lightning.names import shown
 from da_lightning.segmentation.losses import IGNORE, pixel_cross_entropy, upsampled
 from da_lightning.segmentation.networks import build_network
@@ -52,7 +53,7 @@ class SegmentationModule(AdaptationModule):
         clip_norm: PositiveFloat | None = None,
         init_from: str | None = None,
         accumulate: PositiveInt = 1,
-        seed: int = 0,
+        seed: Seed = 0,
     ) -> None:
         super().__init__(max_iters, accumulate, seed)
         # They become names of scores, on screens and in records.

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import clip_grad_norm_
 
+from da_lightning.arguments import Seed
 from da_lightning.errors import UserError
 from da_lightning.seeds import mixed_seed
 from da_lightning.training.checkpoints import without_origins
@@ -81,7 +82,7 @@ class AdaptationModule(L.LightningModule):
     made_in_setup: tuple[str, ...] = ()
     """How the names of weights begin that ``setup`` makes, where their sizes come from the data."""
 
-    def __init__(self, max_iters: PositiveInt, accumulate: PositiveInt = 1, seed: int = 0) -> None:
+    def __init__(self, max_iters: PositiveInt, accumulate: PositiveInt = 1, seed: Seed = 0) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.max_iters, self.accumulate, self.seed = max_iters, accumulate, seed

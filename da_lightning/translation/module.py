@@ -8,6 +8,7 @@ import torch
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
+from da_lightning.arguments import Seed
 from da_lightning.errors import UserError
 from da_lightning.seeds import mixed_seed
 from da_lightning.training.exportable import Exportable
@@ -70,7 +71,7 @@ class TranslationModule(AdversarialModule):
         features: str | None = None,
         features_from: str | None = None,
         accumulate: PositiveInt = 1,
-        seed: int = 0,
+        seed: Seed = 0,
     ) -> None:
         super().__init__(max_iters, accumulate, seed)
         self.optimizer_options, self.clip_norm = optimizer_options(optimizer), clip_norm

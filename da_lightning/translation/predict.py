@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms.v2.functional import to_pil_image
 
+from da_lightning.arguments import Seed
 from da_lightning.data.folders import read_image
 from da_lightning.data.inputs import Input, batches, check_numbers, copy_label, find_inputs, with_shorter_side
 from da_lightning.errors import UserError
@@ -44,7 +45,7 @@ class Translate:
     gif: bool = False
     image_size: int | None = None
     batch_size: int = 8
-    seed: int = 0
+    seed: Seed = 0
 
     @torch.inference_mode()
     def __call__(self, module: TranslationModule, inputs: Sequence[Input], output: Path) -> list[list[str]]:

@@ -32,7 +32,7 @@ UNUSED = "ddp_find_unused_parameters_true"
         ("auto", "gpu", "auto", 1, ("ddp", UNUSED)),
         ("auto", "gpu", -1, 1, ("ddp", UNUSED)),
         ("auto", "auto", "auto", 1, ("ddp", UNUSED)),
-        ("fsdp", "gpu", 4, 1, ("fsdp", "fsdp")),
+        (UNUSED, "gpu", 4, 1, (UNUSED, UNUSED)),
         ("ddp", "cpu", 1, 1, ("ddp", "ddp")),
     ],
 )

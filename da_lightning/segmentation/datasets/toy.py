@@ -5,6 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from da_lightning.arguments import Seed
 from da_lightning.segmentation.datasets.base import SegmentationDataset
 from da_lightning.toy.streets import CLASSES, render_street
 
@@ -24,7 +25,7 @@ class ToyStreets(SegmentationDataset):
         self,
         style: Literal["game", "camera"],
         count: int,
-        first_seed: int = 0,
+        first_seed: Seed = 0,
         size: tuple[int, int] = (96, 128),
         labelled: bool = True,
     ) -> None:

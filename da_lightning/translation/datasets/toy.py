@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 
+from da_lightning.arguments import Seed
 from da_lightning.toy.shoes import Style, render_shoe
 from da_lightning.translation.datasets.base import ImageDataset
 
@@ -18,7 +19,7 @@ class ToyShoes(ImageDataset):
         size: Height and width.
     """
 
-    def __init__(self, style: Style, count: int, first_seed: int = 0, size: tuple[int, int] = (64, 64)) -> None:
+    def __init__(self, style: Style, count: int, first_seed: Seed = 0, size: tuple[int, int] = (64, 64)) -> None:
         self.style, self.seeds, self.size = style, range(first_seed, first_seed + count), size
         self.details = {"style": style, "first_seed": first_seed, "size": size}
 

@@ -165,6 +165,7 @@ def _quieten_lightning() -> None:
         ".*does not have many workers.*",  # data.num_workers is an option, with a reason in each pair's file
         ".*The number of training batches .* is smaller than the logging interval.*",
         ".*Checkpoint directory .* exists and is not empty.*",
+        ".*The dirpath has changed from .*",  # of a run that continues in another folder
         ".*You passed in a `val_dataloader` but have no `validation_step`.*",  # of a family that validates nothing
         ".*You have overridden `on_after_batch_transfer` in `LightningModule`.*",  # as translation means to
         ".*WeightAveraging callback with a model that overrides the configure_model.*",  # which may be called again

@@ -317,6 +317,39 @@ def test_no_default_of_torch_opens_a_file_that_runs_code(
     assert not mark.exists()
 
 
+def without(*keys: str) -> Any:
+    def edit(content: dict[str, Any]) -> None:
+        for key in keys:
+            del content[key]
+
+    return edit
+
+
+ODD = {
+    "no version": (without("pytorch-lightning_version"), "does not fit this training .KeyError"),
+    "no optimisers": (lambda content: content["optimizer_states"].clear(), "it has 0 optimisers and this training 1"),
+    "no loops": (lambda content: content["loops"].clear(), "holds weights at most"),
+    "no weights": (lambda content: content["state_dict"].clear(), "another method or network"),
+    "a loop that is none": (
+        lambda content: content["loops"].update(fit_loop={"epoch_loop.batch_progress": 3}),
+        "weights",
+    ),
+    "no schedules": (without("lr_schedulers"), "holds weights at most"),
+    "a record of tensors": (lambda content: content["run"].update(seed=torch.ones(2)), "seed was tensor"),
+}
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_what_no_run_of_ours_wrote_is_refused_in_a_sentence(stopped: Path, odd: str) -> None:
+    edit, words = ODD[odd]
+    content = torch.load(last(stopped), weights_only=True)
+    edit(content)
+    torch.save(content, last(stopped))
+    with pytest.raises(CheckpointError, match=words) as caught:
+        resume(stopped, "test=false")
+    assert "\n" not in str(caught.value) and str(last(stopped)) in str(caught.value)
+
+
 def test_paths_in_a_checkpoint_are_kept_to_its_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     run = tmp_path / "moved"
     (run / "checkpoints").mkdir(parents=True)

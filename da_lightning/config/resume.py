@@ -10,7 +10,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
 from da_lightning.config.changes import OPTIONS, accepted_changes, sets
-from da_lightning.config.left_behind import read_overrides
+from da_lightning.config.left_behind import read_overrides, read_summary
 from da_lightning.config.run_lock import is_held
 from da_lightning.errors import UserError
 from da_lightning.reporting.sweep_folder import never_began, without_results
@@ -111,7 +111,7 @@ def _runs(root: Path) -> Iterator[Candidate]:
         names = [f"{stage}checkpoints/{name}.ckpt" for stage in ("", "*/") for name in ("last", "previous")]
         has_begun = any(any(folder.glob(name)) for name in names)
         if has_begun and (overrides := read_overrides(file)) is not None:
-            yield Candidate(folder, overrides, (folder / "metrics.json").is_file())
+            yield Candidate(folder, overrides, read_summary(folder / "metrics.json") is not None)
 
 
 def _sweeps(root: Path) -> Iterator[Candidate]:

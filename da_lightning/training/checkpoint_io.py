@@ -2,18 +2,20 @@
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as L
+import torch
 from lightning.fabric.plugins.environments import SLURMEnvironment
 from lightning.pytorch.plugins import CheckpointIO, TorchCheckpointIO
 from lightning.pytorch.plugins.io.wrapper import _WrappingCheckpointIO
 from lightning.pytorch.strategies import Strategy
 from lightning.pytorch.trainer.connectors.checkpoint_connector import _CheckpointConnector
 
-from da_lightning.errors import UserError
+from da_lightning.errors import CheckpointError, UserError
 from da_lightning.files import whole_file
 from da_lightning.training.checkpoints import LAST, PREVIOUS, read_checkpoint, write_tensors
 from da_lightning.training.strategy import failing_together
@@ -88,10 +90,49 @@ def with_own_io(plugins: Any, io: WholeCheckpoints) -> list[Any]:
 
 
 class _AsGiven(_CheckpointConnector):
-    """Loads the checkpoint that it is given, or none: neither ``best`` nor a ``hpc_ckpt_*.ckpt`` that lies there."""
+    """Loads the checkpoint that it is given, or none: neither ``best`` nor a ``hpc_ckpt_*.ckpt`` that lies there.
+
+    What does not fit is a :class:`~da_lightning.errors.CheckpointError`.
+    """
 
     def _parse_ckpt_path(self, state_fn: Any, ckpt_path: Any, model_provided: bool, model_connected: bool) -> Any:
         return ckpt_path
+
+    def resume_start(self, checkpoint_path: Any = None, weights_only: bool | None = None) -> None:
+        with _in_a_sentence(checkpoint_path):
+            super().resume_start(checkpoint_path, weights_only)
+
+    def restore_model(self) -> None:
+        with _in_a_sentence(self._ckpt_path):
+            super().restore_model()
+
+    def restore_callbacks(self) -> None:
+        with _in_a_sentence(self._ckpt_path):
+            super().restore_callbacks()
+
+    def restore_training_state(self) -> None:
+        with _in_a_sentence(self._ckpt_path):
+            super().restore_training_state()
+
+    def restore_optimizers(self) -> None:
+        saved, own = len(self._loaded_checkpoint["optimizer_states"]), len(self.trainer.optimizers)
+        if saved != own:  # Lightning would leave the rest as it is
+            raise ValueError(f"it has {saved} optimisers and this training {own}")
+        super().restore_optimizers()
+
+
+@contextmanager
+def _in_a_sentence(path: Any) -> Iterator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        reason = (str(error).strip().splitlines() or [""])[0].rstrip(".:")
+        raise CheckpointError(
+            f"{path} does not fit this training ({type(error).__name__}: {reason}): give the options that it was "
+            "trained with, or begin a new run."
+        ) from error
 
 
 def take_charge_of_checkpoints(trainer: L.Trainer) -> None:

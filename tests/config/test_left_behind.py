@@ -76,6 +76,11 @@ def test_a_damaged_summary_is_none(tmp_path: Path, caplog: pytest.LogCaptureFixt
     assert read_summary(file) == {"test": {"a": 1.0}}
 
 
+def test_a_run_with_a_damaged_summary_is_unfinished(tmp_path: Path) -> None:
+    (run(tmp_path, "1", COMMAND, finished=True) / "metrics.json").write_text('{"test": {')
+    assert unfinished_stamp(COMMAND, tmp_path) == "1"
+
+
 def test_a_sweep_with_a_damaged_job_has_its_table(tmp_path: Path) -> None:
     for number, summary in enumerate(('{"test": {"a": 1.0}, "objective": "a", "seconds": 2}', '{"test": {"a"')):
         (tmp_path / str(number) / ".hydra").mkdir(parents=True)

@@ -158,7 +158,7 @@ def test_the_best_epoch_is_kept_and_tested_and_training_is_not_touched(
 ) -> None:
     metrics = ran(tmp_path / "run", method, f"selection={score}", *AVERAGED)
     checkpoints = tmp_path / "run" / "checkpoints"
-    assert {f.stem for f in checkpoints.iterdir()} - {"source_only"} == {"last", f"selected_{score}"}
+    assert {f.stem for f in checkpoints.iterdir()} - {"source_only"} == {"last", "previous", f"selected_{score}"}
 
     reference, expected = last[method]
     assert_same_training(checkpoints / "last.ckpt", reference / "checkpoints" / "last.ckpt")

@@ -10,9 +10,10 @@ import pytest
 from tiny_runs import command, run_folders, succeeded, tiny
 
 import da_lightning
+from da_lightning.config import CONF_DIR
 
 RUN = ["method=segmentation_source_only", *tiny("segmentation_source_only"), "test=true"]
-CLASSES = "defaults: [toy_streets, _self_]\nclasses: {道路: [1, 2, 3]}\n"
+CLASSES = (CONF_DIR / "data" / "classes" / "toy_streets.yaml").read_text(encoding="utf-8").replace("road:", "道路:")
 
 
 def finished(folder: Path) -> dict:
@@ -28,10 +29,10 @@ def with_logger(*options: str) -> list[str]:
 @pytest.mark.parametrize("shell", ["| head -1", ">&- 2>&-", "> /dev/full 2>&1"])
 @pytest.mark.parametrize("encoding", ["cp1252", "ascii", "utf-8"])
 def test_a_class_of_other_letters_on_any_screen(shell: str, encoding: str, tmp_path: Path) -> None:
-    data = tmp_path / "conf" / "data" / "mine.yaml"
-    data.parent.mkdir(parents=True)
-    data.write_text(CLASSES, encoding="utf-8")
-    words = [*RUN, "data=mine"]
+    classes = tmp_path / "conf" / "data" / "classes" / "mine.yaml"
+    classes.parent.mkdir(parents=True)
+    classes.write_text(CLASSES, encoding="utf-8")
+    words = [*RUN, "data/classes=mine"]
     (tmp_path / "runs").mkdir()
     script = f'cd {tmp_path}/runs; ("$@"; echo $? > {tmp_path}/status) {shell}'
     own = [sys.executable, "-m", "da_lightning.run", "--config-dir", str(tmp_path / "conf"), *words]

@@ -33,7 +33,7 @@ def check_configuration(cfg: DictConfig) -> None:
 
 
 def check_built(cfg: DictConfig, data: SourceTargetDataModule, module: AdaptationModule) -> None:
-    """Check the trainer's options against the data and the method.
+    """Check the trainer's options and the batches against the data and the method.
 
     Raises:
         UserError: They do not go together.
@@ -42,6 +42,7 @@ def check_built(cfg: DictConfig, data: SourceTargetDataModule, module: Adaptatio
     accelerator, devices, nodes = options["accelerator"], options["devices"], options["num_nodes"]
     resolve_strategy(options["strategy"], module, accelerator, devices, nodes)
     check_limits(options, data, cfg.test, count_processes(accelerator, devices, nodes))
+    module.check_batch(data.training_shapes)
 
 
 def build_trainer(node: DictConfig, **extra: Any) -> L.Trainer:

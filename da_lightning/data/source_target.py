@@ -3,7 +3,7 @@
 import logging
 import re
 from collections.abc import Sized
-from typing import Any, Literal, cast
+from typing import Any, Literal, Protocol, cast, runtime_checkable
 
 import lightning.pytorch as L
 import torch
@@ -28,6 +28,15 @@ def check_part(name: str, key: str) -> None:
     """
     if not re.fullmatch(r"\w[^/\\\0\n]*", name):
         raise UserError(f"{key} has {name!r}, which becomes a file's name: begin it with a letter, and leave / out.")
+
+
+@runtime_checkable
+class Sizes(Protocol):
+    """A set that knows how large its samples are, without reading all of them."""
+
+    def sizes(self) -> set[tuple[int, int]]:
+        """(H, W) of what must be equal for samples to make a batch; empty where it is not known."""
+        ...
 
 
 class SourceTargetDataModule(L.LightningDataModule):
@@ -78,6 +87,7 @@ class SourceTargetDataModule(L.LightningDataModule):
         self.num_workers, self.pin_memory, self.seed = num_workers, pin_memory, seed
         self._samplers: dict[str, PassSampler] = {}
         self._source_share = 1.0
+        self._eval_batches: dict[int, int] = {}
         for name, dataset in (("source", source), ("target", target)):
             self._check_filled(name, dataset)
 
@@ -132,6 +142,20 @@ class SourceTargetDataModule(L.LightningDataModule):
             return max(1, batches["source"])
         return max(1, max(batches.values()) if self.mode == "max_size_cycle" else min(batches.values()))
 
+    @property
+    def training_sizes(self) -> dict[str, tuple[int, int]]:
+        """(H, W) of the images in training batches, by domain, as far as they are known.
+
+        Raises:
+            DataError: Images that differ in size where they must not.
+        """
+        return {}
+
+    @property
+    def training_shapes(self) -> dict[str, tuple[int, int, int, int]]:
+        """[B, 3, H, W] of the images in a batch on each device, see :attr:`training_sizes`."""
+        return {name: (self.batch_sizes[name], 3, *size) for name, size in self.training_sizes.items()}
+
     def setup(self, stage: str) -> None:
         """Look before training at what would go wrong at its end, or without a word.
 
@@ -185,9 +209,26 @@ class SourceTargetDataModule(L.LightningDataModule):
         return [self.ordered_loader(dataset) for dataset in self.tests.values()]
 
     def ordered_loader(self, dataset: Dataset) -> DataLoader:
-        """This rank's share of ``dataset`` in order, each sample once over all ranks."""
+        """This rank's share of ``dataset`` in order, each sample once over all ranks.
+
+        Samples of several sizes, which make no batch, come one at a time.
+        """
         shard = ShardSampler(len(cast(Sized, dataset)), self._rank, self._world_size)
-        return DataLoader(dataset, self.eval_batch_size, sampler=shard, **self._loading)
+        return DataLoader(dataset, self._eval_batch(dataset), sampler=shard, **self._loading)
+
+    def _eval_batch(self, dataset: Dataset) -> int:
+        if self.eval_batch_size > 1 and id(dataset) not in self._eval_batches:
+            sizes = dataset.sizes() if isinstance(dataset, Sizes) else set()
+            self._eval_batches[id(dataset)] = 1 if len(sizes) > 1 else self.eval_batch_size
+            if len(sizes) > 1:
+                named = {id(own): name for name, own in (self.tests | self.validations).items()}
+                log.info(
+                    "%s has samples of %d sizes, which are taken one at a time (data.eval_batch_size=%d).",
+                    f"The set {named[id(dataset)]}" if id(dataset) in named else "A set",
+                    len(sizes),
+                    self.eval_batch_size,
+                )
+        return self._eval_batches.get(id(dataset), self.eval_batch_size)
 
     @property
     def _loading(self) -> dict[str, Any]:

@@ -127,6 +127,10 @@ class PersonDataModule(SourceTargetDataModule):
         )
 
     @property
+    def training_sizes(self) -> dict[str, tuple[int, int]]:
+        return dict.fromkeys(self.batch_sizes, (self.image_size[0], self.image_size[1]))
+
+    @property
     def num_persons(self) -> int:
         """Persons in the source."""
         return len(set(self.source_view.persons))

@@ -166,6 +166,10 @@ class ECN(ReidModule):
                 epochs,
             )
 
+    def rehearsal(self, images: dict[str, Tensor]) -> None:
+        for image in images.values():
+            self.target_features(image)
+
     def updates(self, batch: dict[str, dict[str, Tensor]]) -> Iterator[tuple[str, dict[str, Term]]]:
         source, target = batch["source"], batch["target"]
         logits = self.person_logits(source["image"])

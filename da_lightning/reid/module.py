@@ -169,6 +169,9 @@ class ReidModule(AdaptationModule):
                 f"method.num_persons={self.num_persons}, but the source has {persons} persons: leave num_persons out."
             )
 
+    def rehearsal(self, images: dict[str, Tensor]) -> None:
+        getattr(self, "embedding", nn.Identity())(self.pooled(images["source"]))
+
     def players(self) -> dict[str, Player]:
         backbone = {id(p) for p in self.backbone.parameters()}
         trained = [p for p in self.parameters() if p.requires_grad]

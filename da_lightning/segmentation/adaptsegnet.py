@@ -1,6 +1,6 @@
 """AdaptSegNet: Learning to Adapt Structured Output Space for Semantic Segmentation (Tsai et al., CVPR 2018)."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import lightning.pytorch as L
@@ -82,11 +82,7 @@ class AdaptSegNet(AdversarialModule, SegmentationModule):
     def updates(self, batch: dict[str, dict[str, Tensor]]) -> Iterator[tuple[str, dict[str, Term]]]:
         source, target = batch["source"], batch["target"]
         source_levels = self.network(source["image"])
-        if len(source_levels) < len(self.adversarial_weights):
-            raise UserError(
-                "method.levels=2 adapts an auxiliary output, which this network has not: set method.levels=1, or "
-                "method.network.multi_level=true."
-            )
+        self._check_levels(source_levels)
         if self.iteration < self.source_iters:
             yield "segmenter", self.supervised(source_levels, source["label"])
             return
@@ -110,6 +106,20 @@ class AdaptSegNet(AdversarialModule, SegmentationModule):
                     "source": Term(gan_loss(discriminator(source_maps[level].detach()), SOURCE, self.gan), 0.5),
                     "target": Term(gan_loss(discriminator(target_maps[level].detach()), TARGET, self.gan), 0.5),
                 },
+            )
+
+    def rehearsal(self, images: dict[str, Tensor]) -> None:
+        for image in images.values():
+            levels = self.network(image)
+            self._check_levels(levels)
+            for discriminator, maps in zip(self.discriminators, self._maps(levels, image), strict=True):
+                discriminator(maps)
+
+    def _check_levels(self, levels: Sequence[Tensor]) -> None:
+        if len(levels) < len(self.adversarial_weights):
+            raise UserError(
+                "method.levels=2 adapts an auxiliary output, which this network has not: set method.levels=1, or "
+                "method.network.multi_level=true."
             )
 
     @property

@@ -1,5 +1,6 @@
 """Source and target loaders for segmentation: resizing, augmentation, the present round's pseudo labels."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -82,11 +83,18 @@ class SegmentationDataModule(SourceTargetDataModule):
         )
         self.source_view, self.target_view = source_view, target_view
 
+    @property
+    def training_sizes(self) -> dict[str, tuple[int, int]]:
+        views = {"source": self.source_view, "target": self.target_view}
+        sizes = {name: view.augment.crop_size or view.size for name, view in views.items()}
+        return {name: (height, width) for name, (height, width) in sizes.items()}
+
     def setup(self, stage: str) -> None:
         super().setup(stage)
         if stage == "fit":
+            self.source_view.dataset.check_sizes()
             for view in (*self.tests.values(), *self.validations.values()):
-                cast(EvaluationView, view).dataset.check_sizes()
+                cast(EvaluationView, view).sizes()
 
     def unlabelled_target(self) -> Dataset:
         return self.target_view.unaugmented()
@@ -224,9 +232,27 @@ class EvaluationView(Dataset[Sample]):
 
     def __init__(self, dataset: SegmentationDataset, size: Size) -> None:
         self.dataset, self.size = dataset, size
+        self._sizes: set[tuple[int, int]] | None = None
+
+    def sizes(self) -> set[tuple[int, int]]:
+        """(H, W) of the labels; empty where a data set does not say.
+
+        Raises:
+            DataError: A label of another size than its image.
+        """
+        if self._sizes is None:
+            self._sizes = self.dataset.check_sizes() or set()
+        return self._sizes
 
     def __len__(self) -> int:
         return len(self.dataset)
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Sample]:
+        """What torch's loaders ask for a batch."""
+        samples = [self[index] for index in indices]
+        if len({sample["label"].shape for sample in samples}) > 1:
+            raise DataError("Labels of several sizes make no batch: set data.eval_batch_size=1.")
+        return samples
 
     def __getitem__(self, index: int) -> Sample:
         sample = self.dataset[index]

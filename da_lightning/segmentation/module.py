@@ -95,6 +95,9 @@ class SegmentationModule(AdaptationModule):
             for name, weight, logits in zip(names, weights, levels, strict=False)
         }
 
+    def rehearsal(self, images: dict[str, Tensor]) -> None:
+        self.network(images["source"])
+
     # -- evaluation --------------------------------------------------------------------------------------------------
 
     def on_validation_start(self) -> None:

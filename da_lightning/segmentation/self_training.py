@@ -149,6 +149,14 @@ class SelfTrainedSegmenter(SourceOnly):
             for buffer, value in zip(buffers, kept, strict=True):
                 buffer.copy_(value)
 
+    def rehearsal(self, images: dict[str, Tensor]) -> None:
+        if self.self_training.target_statistics:
+            batches = list(images.values())
+        else:
+            batches = [images["source"] if self.source_iters else torch.cat([images["source"], images["target"]])]
+        for image in batches:
+            self.network(image)
+
     def updates(self, batch: dict[str, dict[str, Tensor]]) -> Iterator[tuple[str, dict[str, Term]]]:
         if "pseudo_label" not in batch["target"]:
             yield from super().updates(batch)

@@ -21,6 +21,8 @@ from da_lightning.training.ema import averaged_weights
 from da_lightning.training.exportable import Exportable
 from da_lightning.training.media import Overlay
 from da_lightning.training.optimizers import make_optimizer
+from da_lightning.training.precision import CONVERTED, cast_inputs
+from da_lightning.training.rehearsal import Shapes, rehearse, size_problem
 from da_lightning.training.scores import SelectionScore
 
 log = logging.getLogger(__name__)
@@ -111,6 +113,18 @@ class AdaptationModule(L.LightningModule):
             UserError: Its own length does not fit.
         """
 
+    def rehearsal(self, images: dict[str, Tensor]) -> None:
+        """Pass ``images`` [B, C, H, W] of each domain through the networks as training does; only shapes matter."""
+
+    def check_batch(self, shapes: Shapes) -> None:
+        """Look at the shapes [B, C, H, W] of each domain's images; before the stages of a method, too.
+
+        Raises:
+            UserError: The networks cannot train on them.
+        """
+        if shapes:
+            rehearse(self, self.rehearsal, shapes)
+
     def pictures(self, sample: dict[str, Tensor], domain: str) -> list[Tensor]:
         """Columns of a picture of ``sample`` from ``domain`` (or a test set's name), uint8 RGB [B, 3, H, W] each."""
         return [(sample["image"] * 255).to(torch.uint8)]
@@ -180,6 +194,8 @@ class AdaptationModule(L.LightningModule):
         # had weights another layout by then, it would sum one gradient's entries with others of the next rank's.
         if self.memory_format is not None:
             self.to(memory_format=self.memory_format)
+        if self._trainer is not None and self.trainer.precision in CONVERTED:
+            cast_inputs(self)
 
     def configure_optimizers(self) -> Any:
         self._players = self.players()
@@ -214,7 +230,7 @@ class AdaptationModule(L.LightningModule):
         group = min(self.accumulate, place + left)
         is_first, is_last = place == 0, place + 1 == group or self.trainer.is_last_batch
         weighted: dict[str, Tensor] = {}  # of players, which may have several updates
-        for name, terms in self.updates(batch):
+        for name, terms in self._updates(batch):
             self._check_finite(name, terms)
             parts = torch.stack([term.weight * term.value.float() for term in terms.values()])
             if is_first:
@@ -230,6 +246,16 @@ class AdaptationModule(L.LightningModule):
         # Here and not at the epoch's end: a checkpoint written on the last batch would miss the step.
         for schedule in _as_list(self.lr_schedulers()):
             schedule.step()
+
+    def _updates(self, batch: dict[str, dict[str, Tensor]]) -> Iterator[tuple[str, dict[str, Term]]]:
+        """:meth:`updates`, which say in a sentence if sizes are too small for them."""
+        try:
+            yield from self.updates(batch)
+        except (RuntimeError, ValueError) as error:
+            images = {domain: sample["image"] for domain, sample in batch.items() if "image" in sample}
+            if sentence := size_problem(error, {domain: image.shape for domain, image in images.items()}):
+                raise UserError(sentence) from error
+            raise
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         # Between epochs all ranks have the statistics that checkpoints get: they validate, select and label alike.

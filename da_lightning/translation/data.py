@@ -1,5 +1,6 @@
 """Source and target loaders for unpaired image translation."""
 
+import itertools
 import logging
 import math
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ from torchvision.transforms.v2 import functional as TF
 
 from da_lightning.arguments import Size
 from da_lightning.data.samplers import Draw
-from da_lightning.data.source_target import SourceTargetDataModule
+from da_lightning.data.source_target import Sizes, SourceTargetDataModule
 from da_lightning.errors import DataError, UserError
 from da_lightning.translation.datasets import AlignedImages, Images
 
@@ -101,6 +102,20 @@ class UnpairedImages(SourceTargetDataModule):
         )
         tell_of_pairs(source, target)
 
+    @property
+    def training_sizes(self) -> dict[str, tuple[int, int]]:
+        views = {"source": self.source_view, "target": self.target_view}
+        found = {name: view.sizes() for name, view in views.items()}
+        several = set().union(*found.values())
+        if len(several) > 1:
+            (one, other), *_ = itertools.combinations(sorted(several), 2)
+            raise DataError(
+                f"Training images are of {len(several)} sizes, such as {one[1]}x{one[0]} and {other[1]}x{other[0]}, "
+                "and make no batches: crop them (data.crop_size), or stretch them to one size "
+                "(data.image_size=[height,width])."
+            )
+        return {name: size for name, sizes in found.items() for size in sizes}
+
 
 def tell_of_pairs(source: Images, target: Images) -> None:
     """Say whether halves of one aligned file are in both domains."""
@@ -127,6 +142,24 @@ class Resize:
 
     def __call__(self, image: Tensor) -> Tensor:
         return TF.resize(image, self.size, self.interpolation, antialias=True) if self.size else image
+
+    def sizes(self, dataset: Images) -> set[tuple[int, int]]:
+        """(H, W) of the images of ``dataset`` after resizing; empty where it does not say.
+
+        Raises:
+            DataError: A damaged image.
+        """
+        if self.size and len(self.size) == 2:
+            return {(self.size[0], self.size[1])}
+        known = dataset.sizes() if isinstance(dataset, Sizes) else set()
+        return {self._resized(*size) for size in known}
+
+    def _resized(self, height: int, width: int) -> tuple[int, int]:
+        if not self.size:
+            return height, width
+        short, long = sorted((height, width))
+        scaled = int(self.size[0] * long / short)  # as torchvision rounds
+        return (self.size[0], scaled) if height <= width else (scaled, self.size[0])
 
 
 class Augmentation:
@@ -173,6 +206,10 @@ class View(Dataset[Sample]):
     def __init__(self, dataset: Images, resize: Resize) -> None:
         self.dataset, self.resize = dataset, resize
 
+    def sizes(self) -> set[tuple[int, int]]:
+        """(H, W) of what the loader sees; empty where the data set does not say."""
+        return self.resize.sizes(self.dataset)
+
     def __len__(self) -> int:
         return len(self.dataset)
 
@@ -197,6 +234,21 @@ class TrainingView(View):
         self.augment = augment
         self._cache: dict[int, Sample] | None = {} if cache else None
 
+    def sizes(self) -> set[tuple[int, int]]:
+        """The same after the crop.
+
+        Raises:
+            DataError: An image smaller than the crop.
+        """
+        crop = self.augment.crop_size
+        if crop is None:
+            return super().sizes()
+        shortest = self.resize.size[0] if self.resize.size and len(self.resize.size) == 1 else 0
+        for size in set() if max(crop) <= shortest else super().sizes():
+            if size[0] < crop[0] or size[1] < crop[1]:
+                raise DataError(_too_small("A training image", size, crop))
+        return {(crop[0], crop[1])}
+
     def __getitem__(self, draw: Draw) -> Sample:
         index, seed = draw
         item = self._plain(index)
@@ -212,10 +264,7 @@ class TrainingView(View):
         item["image"] = self.resize(item["image"])
         sides, crop = item["image"].shape[1:], self.augment.crop_size
         if crop is not None and (sides[0] < crop[0] or sides[1] < crop[1]):
-            raise DataError(
-                f"{self.dataset.name(index)} is {sides[1]}x{sides[0]} after resizing, smaller than the crop of "
-                f"{crop[1]}x{crop[0]}: raise data.image_size or lower data.crop_size."
-            )
+            raise DataError(_too_small(self.dataset.name(index), (sides[0], sides[1]), crop))
         if self._cache is not None:
             self._cache[index] = item
         return item
@@ -227,6 +276,13 @@ class EvaluationView(View):
     def __getitem__(self, index: int) -> Sample:
         item = self.dataset[index]
         return item | {"image": as_float(self.resize(item["image"])), "index": index}
+
+
+def _too_small(name: str, size: Sequence[int], crop: Sequence[int]) -> str:
+    return (
+        f"{name} is {size[1]}x{size[0]} after resizing, smaller than the crop of {crop[1]}x{crop[0]}: raise "
+        "data.image_size or lower data.crop_size."
+    )
 
 
 def as_float(image: Tensor) -> Tensor:

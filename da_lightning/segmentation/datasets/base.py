@@ -2,8 +2,9 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
@@ -43,12 +44,16 @@ class SegmentationDataset(Dataset[dict[str, Tensor]], ABC):
     @abstractmethod
     def __getitem__(self, index: int) -> dict[str, Tensor]: ...
 
-    def check_sizes(self) -> None:
-        """Compare the sizes of images and labels, by which a training would else fail at its end.
+    def check_sizes(self) -> set[tuple[int, int]]:
+        """Compare the sizes of images and labels, by which a training would else fail late.
+
+        Returns:
+            (H, W) of all labels; empty where they are not known.
 
         Raises:
             DataError: Two that differ.
         """
+        return set()
 
     @abstractmethod
     def name(self, index: int) -> str:
@@ -100,11 +105,14 @@ class FileDataset(SegmentationDataset):
         self._check_size(sample, (image.shape[2], image.shape[1]), (label.shape[1], label.shape[0]))
         return {"image": image, "label": label}
 
-    def check_sizes(self) -> None:
-        for sample in self.samples:
-            if sample.label is not None:
-                with open_image(sample.image) as image, open_image(sample.label) as label:
-                    self._check_size(sample, upright_size(image), label.size)
+    def check_sizes(self) -> set[tuple[int, int]]:
+        def label_size(sample: Sample) -> tuple[int, int]:
+            with open_image(sample.image) as image, open_image(cast(Path, sample.label)) as label:
+                self._check_size(sample, upright_size(image), label.size)
+                return label.size[1], label.size[0]
+
+        with ThreadPoolExecutor(8) as pool:  # the disk may be a network away
+            return set(pool.map(label_size, (sample for sample in self.samples if sample.label is not None)))
 
     @staticmethod
     def _check_size(sample: Sample, image: tuple[int, int], label: tuple[int, int]) -> None:

@@ -76,6 +76,11 @@ class Digits(ImageDataset):
     def __len__(self) -> int:
         return len(self.indices) * (2 if self.inverted_copies else 1)
 
+    def sizes(self) -> set[tuple[int, int]]:
+        """(H, W) of all images, which is one."""
+        height, width = self.images.shape[1:3]
+        return {(self.centred_in, self.centred_in) if self.centred_in is not None else (height, width)}
+
     def name(self, index: int) -> str:
         copy, place = divmod(index, len(self.indices))
         return f"{self.stem}_{self.indices[place]:06d}{'_inverted' if copy else ''}"

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any, Literal
 
-from da_lightning.data.folders import find_images, read_image, select_images
+from da_lightning.data.folders import find_images, read_image, select_images, upright_sizes
 from da_lightning.errors import DataError
 from da_lightning.translation.datasets.base import ImageDataset
 
@@ -41,6 +41,10 @@ class ImageFolder(ImageDataset):
     def name(self, index: int) -> str:
         return self.files[index][0]
 
+    def sizes(self) -> set[tuple[int, int]]:
+        """(H, W) of all images, from the headers of their files."""
+        return set(upright_sizes([path for _, path in self.files]))
+
     def __getitem__(self, index: int) -> dict[str, Any]:
         return {"image": read_image(self.files[index][1])}
 
@@ -73,6 +77,9 @@ class AlignedImages(ImageFolder):
         if part != "all":
             self.files = self.files[part == "odd" :: 2]
         self._thin_out(limit)
+
+    def sizes(self) -> set[tuple[int, int]]:
+        return {(height, width // 2) for height, width in super().sizes()}
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         path = self.files[index][1]

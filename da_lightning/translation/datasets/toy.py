@@ -26,6 +26,10 @@ class ToyShoes(ImageDataset):
     def __len__(self) -> int:
         return len(self.seeds)
 
+    def sizes(self) -> set[tuple[int, int]]:
+        """(H, W) of all images, which is one."""
+        return {(self.size[0], self.size[1])}
+
     def name(self, index: int) -> str:
         return f"{self.style}_{self.seeds[index]:06d}"
 

@@ -29,7 +29,8 @@ def rehearse(module: nn.Module, step: Callable[[dict[str, Tensor]], Any], shapes
     images = {domain: torch.empty(*shape, device="meta") for domain, shape in shapes.items()}
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            torch.func.functional_call(_Step(module, step), weights, (images,))
+            # Tied, a layer under two names would be given back the weights of the rehearsal.
+            torch.func.functional_call(_Step(module, step), weights, (images,), tie_weights=False)
     except UserError:
         raise
     except Exception as error:  # torch has no common type for what it cannot do without numbers
@@ -41,12 +42,13 @@ def size_problem(error: Exception, shapes: Shapes) -> str | None:
     """A sentence about an error that batches of ``shapes`` are too small, or their images; ``None`` for others."""
     found = " and ".join(f"{shape[0]} {domain} of {shape[-2]}x{shape[-1]}" for domain, shape in shapes.items())
     text = " ".join(str(error).split())
-    if _TOO_FEW_VALUES in text:
+    is_too_few = _TOO_FEW_VALUES in text
+    if is_too_few and any(shape[0] == 1 for shape in shapes.values()):
         return (
-            f"Batch norm needs more than one value of each channel, which a batch with images {found} does not leave: "
-            "raise data.batch_size (on each device) to 2 at least, or enlarge data.crop_size or data.image_size."
+            f"Norms need more than one value of each channel, which a batch with images {found} does not leave: raise "
+            "data.batch_size (on each device) to 2 at least, or enlarge data.crop_size or data.image_size."
         )
-    if _TOO_SMALL.search(text):
+    if is_too_few or _TOO_SMALL.search(text):
         return (
             f"Images of a batch, {found}, are too small for these networks ({text}): enlarge data.crop_size, or "
             "data.image_size where nothing is cropped."

@@ -135,28 +135,20 @@ class TranslationModule(AdversarialModule):
                 f"Expected as many source as target images, of one size, but found {source} and {target}: change "
                 "data.crop_size or data.batch_size."
             )
-        self._check_sides(source)
+        if any(side % self.stride for side in source[-2:]):
+            raise UserError(
+                f"Expected images in training with sides that are multiples of {self.stride}, but found "
+                f"{source[-2]}x{source[-1]}: change data.crop_size, or data.image_size where nothing is cropped (of a "
+                "stage: stages.<name>.data.image_size)."
+            )
         return images
 
     def rehearsal(self, images: dict[str, Tensor]) -> None:
-        self.images({domain: {"image": image} for domain, image in images.items()})
-
-    def _check_sides(self, shape: Sequence[int]) -> None:
-        height, width = shape[-2:]
-        where = (
-            "change data.crop_size, or data.image_size where nothing is cropped (of a stage: "
-            "stages.<name>.data.image_size)."
-        )
-        if height % self.stride or width % self.stride:
-            raise UserError(
-                f"Expected images in training with sides that are multiples of {self.stride}, but found "
-                f"{height}x{width}: {where}"
-            )
-        if min(height, width) < LEAST_SIDE:
-            raise UserError(
-                f"Expected images in training of at least {LEAST_SIDE}x{LEAST_SIDE} pixels, but found "
-                f"{height}x{width}: {where}"
-            )
+        for domain, image in self.images({domain: {"image": image} for domain, image in images.items()}).items():
+            style = image.new_zeros(len(image), self.style_dim) if self.style_dim else None
+            self.generate(image, other(domain), style)
+            if self.style_dim:
+                self.encode_style(image, domain)
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
         if self.training:

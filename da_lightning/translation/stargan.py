@@ -65,7 +65,7 @@ class StarGAN(LinearDecayTranslation):
         additive: bool = False,
         discriminator_width: PositiveInt = 64,
         discriminator_layers: PositiveInt = 6,
-        class_kernel: int | tuple[int, int] = 2,
+        class_kernel: PositiveInt | tuple[PositiveInt, PositiveInt] = 2,
         classification_weight: float = 1.0,
         reconstruction_weight: float = 10.0,
         penalty_weight: float = 10.0,

@@ -46,35 +46,41 @@ def test_small_images_and_batches_train_or_are_refused_before(method: str, tmp_p
         assert refusal is None or (refusal.endswith(".") and "torch" not in refusal.partition("(")[0]), refusal
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_a_rehearsal_leaves_no_trace(method: str) -> None:
+    module, data = built(method)
+    before, state = {name: tensor.clone() for name, tensor in module.state_dict().items()}, torch.get_rng_state()
+    module.check_batch(data.training_shapes)
+    assert torch.equal(state, torch.get_rng_state())
+    assert all(torch.equal(before[name], tensor) for name, tensor in module.state_dict().items())
+
+
 @pytest.mark.parametrize(
     ("method", "options", "message"),
     [
-        ("reid_source_only", ["data.batch_size=1"], "Batch norm needs more than one value .* 1 source of 32x32"),
+        ("reid_source_only", ["data.batch_size=1"], "Norms need more than one value .* 1 source of 32x32"),
         ("ecn", ["data.batch_size=1"], "raise data.batch_size"),
         ("ecn", ["data.target_batch_size=1", "method.source_iters=100"], "1 target of 32x32"),
         ("spgan", ["data.batch_size=1"], "raise data.batch_size"),
-        ("munit", ["data.crop_size=[8,8]"], "at least 16x16 pixels, but found 8x8"),
-        ("unit", ["data.crop_size=[8,8]"], "at least 16x16"),
-        ("cyclegan", ["data.crop_size=[8,8]"], "at least 16x16"),
+        ("munit", ["data.crop_size=[8,8]"], "2 source of 8x8 and 2 target of 8x8, are too small"),
+        ("munit", ["data.crop_size=[18,18]"], "multiples of 4, but found 18x18"),
+        ("cyclegan", ["data.crop_size=[4,4]"], "are too small"),
         ("adaptsegnet", ["data.image_size=[16,16]", "method.source_iters=100"], "at least 32x32 .* discriminator"),
         ("adaptsegnet", ["method.source_iters=100", "method.network.multi_level=false"], "method.levels=2"),
-        ("segmentation_source_only", ["data.batch_size=1", "data.image_size=[8,8]"], "Batch norm needs more"),
+        ("segmentation_source_only", ["data.batch_size=1", "data.image_size=[8,8]"], "Norms need more"),
     ],
 )
 def test_what_the_networks_cannot_take_is_said_before_training(method: str, options: list[str], message: str) -> None:
     module, data = built(method, *options)
-    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
-    state = torch.get_rng_state()
     with pytest.raises(UserError, match=message):
         module.check_batch(data.training_shapes)
-    assert torch.equal(state, torch.get_rng_state())
-    assert all(torch.equal(before[name], tensor) for name, tensor in module.state_dict().items())
+    assert all(not tensor.is_meta for tensor in module.state_dict().values())
 
 
 def test_a_batch_that_is_too_small_does_not_wait_for_the_stages(monkeypatch: pytest.MonkeyPatch) -> None:
     begun: list[Any] = []
     monkeypatch.setattr(stages, "train_and_test", lambda *place: begun.append(place))
-    with pytest.raises(UserError, match="Batch norm needs more"):
+    with pytest.raises(UserError, match="Norms need more"):
         stages.train_in_stages(composed("method=spgan", *tiny("spgan"), "data.batch_size=1"), Path("run"), "m", "d")
     assert not begun
 

@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+from pydantic import PositiveInt
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock
 
@@ -21,7 +22,7 @@ class LightBackbone(Backbone):
 
     normalisation = {"mean": [0.45] * 3, "std": [0.25] * 3}
 
-    def __init__(self, width: int = 32, last_stride: Literal[1, 2] = 2) -> None:
+    def __init__(self, width: PositiveInt = 32, last_stride: Literal[1, 2] = 2) -> None:
         super().__init__()
         self.channels = 8 * width
         self.stem = nn.Sequential(

@@ -1,5 +1,6 @@
 """Blocks of the translators: reflect-padded convolutions, norms of single samples, upsampling, initialisation."""
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal, cast
 
 import torch
@@ -140,7 +141,7 @@ def instance_norm(x: Tensor, affine: Tensor | None = None) -> Tensor:
             else torch.addcmul(affine[:, 0, :, None, None], normed, affine[:, 1, :, None, None])
         )
     shift, scale = (None, None) if affine is None else affine.unbind(1)
-    with torch.autocast(x.device.type, enabled=False):  # the kernels' sums are float32 whatever the input is
+    with _without_autocast(x):  # the kernels' sums are float32 whatever the input is
         if x.device.type == "cpu" and _layout(x) == torch.channels_last and x[0].numel() >= 2**16:
             # As batches of one sample: a kernel for this layout, where that of groups copies large samples in and out.
             wide = torch.promote_types(x.dtype, torch.float32)
@@ -219,7 +220,7 @@ class UpsampleConv(nn.Conv2d):
         if torch.compiler.is_exporting():  # the plain form, whose sizes may be open and which other runtimes know
             doubled = F.interpolate(x, scale_factor=2, mode="nearest")
             return F.conv2d(F.pad(doubled, (2, 2, 2, 2), mode="reflect"), self.weight, self.bias)
-        with torch.autocast(x.device.type, enabled=False):
+        with _without_autocast(x):
             kernel = (self.weight.flatten(2) @ self.folding).unflatten(2, (4, 3, 3)).transpose(1, 2).flatten(0, 1)
         bias = None if self.bias is None else self.bias.repeat_interleave(4)
         padded = _pad(x, [1, 1, 1, 1], "replicate")
@@ -245,8 +246,13 @@ class _AddAtEdges(torch.autograd.Function):
         return gradient, gradient[:, :, :: gradient.shape[2] - 1], gradient[..., :: gradient.shape[3] - 1]
 
 
+def _without_autocast(x: Tensor) -> AbstractContextManager[Any]:
+    # The meta device, on which shapes are rehearsed, has no autocast.
+    return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
+
+
 def _pad(x: Tensor, sides: list[int], mode: str) -> Tensor:
-    with torch.autocast(x.device.type, enabled=False):  # on CPU it would copy to float32 and back
+    with _without_autocast(x):  # on CPU it would copy to float32 and back
         return F.pad(x, sides, mode=mode)
 
 

@@ -67,7 +67,7 @@ def train_and_test(cfg: DictConfig, run_dir: Path, method: str, data_name: str) 
     Raises:
         UserError: Anything in the configuration, the data or a checkpoint that a user can mend.
     """
-    _quieten_lightning()
+    quieten_lightning()
     torch.set_flush_denormal(True)  # denormals can stall a small network's training on a CPU
     torch.set_float32_matmul_precision("high")
     started = time.monotonic()
@@ -153,7 +153,7 @@ def train_and_test(cfg: DictConfig, run_dir: Path, method: str, data_name: str) 
     return scores.get(objective) if objective else None
 
 
-def _quieten_lightning() -> None:
+def quieten_lightning() -> None:
     """Leave out what Lightning says on every run of ours and nobody can act on."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).handlers.clear()  # Hydra's handlers print the same lines

@@ -12,7 +12,7 @@ from da_lightning.config.run_lock import is_first_process
 from da_lightning.errors import UserError
 from da_lightning.files import is_folder_name, problem_of_images
 from da_lightning.preflight import check_built, check_configuration, check_names_of_stages, check_stages
-from da_lightning.session import epoch_length, train_and_test
+from da_lightning.session import epoch_length, quieten_lightning, train_and_test
 from da_lightning.training.stage_plan import StagePlan
 
 log = logging.getLogger(__name__)
@@ -38,6 +38,7 @@ def train_in_stages(
     Returns, Raises:
         See :func:`~da_lightning.session.train_and_test`.
     """
+    quieten_lightning()
     cfg = cfg.copy()
     check_names_of_stages(cast(dict, OmegaConf.to_container(cfg))["stages"])
     with open_dict(cfg):

@@ -74,6 +74,7 @@ class _State:
     signum: int | None = None
     at: float = 0.0
     is_seen: bool = False
+    is_relayed: bool = False
     is_raised: bool = False
     is_said: bool = False
     depth: int = 0
@@ -229,15 +230,20 @@ def _arrived(number: int) -> None:
         if _state.signum is None:
             _state.signum, _state.at = signum, time.monotonic()
         _state.is_seen = True
-        _relay(signum)
+        _relay()
         if _state.depth and _is_first_process():
             _write(f"{_name()}: stopping at the next batch; a second signal ends at once.\n")
     elif not is_relayed and time.monotonic() - _state.at > SAME:
         _end_now()
 
 
-def _relay(signum: int) -> None:
-    """Let the other processes of the command know, whichever got the signal."""
+def _relay() -> None:
+    """Let the other processes of the command know, whichever got the signal; once."""
+    with _lock:
+        if _state.is_relayed or _state.signum is None:
+            return
+        _state.is_relayed = True
+    signum = _state.signum
     if not _RELAYED:
         for process in _state.ranks():
             _send(process.pid, signum)
@@ -291,6 +297,7 @@ def _name() -> str:
 
 def _part() -> None:
     """Give the other processes a moment to end by themselves, and no more."""
+    _relay()  # where the main thread is faster than the one that watches
     until = time.monotonic() + PARTING
     ranks = list(_state.ranks())
     for process in ranks:
@@ -318,7 +325,7 @@ def _say() -> None:
     text = sentence(_name(), _state.progress)
     _write(f"{text}\n")
     for handler in logging.getLogger().handlers:
-        if isinstance(handler, logging.FileHandler):
+        if not isinstance(handler, logging.StreamHandler) or isinstance(handler, logging.FileHandler):  # log.txt
             with suppress(Exception):
                 handler.emit(logging.LogRecord(__name__, logging.WARNING, __file__, 0, text, None, None))
 

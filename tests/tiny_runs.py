@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
@@ -23,6 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch.utils.data import Dataset
 
 import da_lightning
+from da_lightning import stopping
 from da_lightning.config import CONF_DIR
 from da_lightning.config.build import build
 from da_lightning.training.callbacks import StopAtIteration
@@ -212,6 +214,7 @@ def started(arguments: Sequence[str], folder: Path, **environment: str) -> subpr
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session="KILL_WHOM" in environment,  # for whom the group is meant, it must not be ours
     )
 
 
@@ -280,7 +283,9 @@ class Kill(L.Callback):
 
     ``KILL="iteration 4"`` is inside an epoch, ``"label 9"`` and ``"translation 5"`` before an image is written,
     ``"half */last.ckpt 2"`` when half of such a file is on the disk for the second time, ``"test 1"`` when the training
-    has ended. ``KILL_RANK=1`` leaves other ranks alone.
+    has ended, ``"built 1"`` before it begins; ``"hang 4"`` is an iteration that never ends after that.
+    ``KILL_RANK=1`` leaves other ranks alone. ``KILL_SIGNAL=SIGTERM`` is another signal than SIGKILL, and
+    ``KILL_WHOM=group`` or ``parent`` gets it instead.
     """
 
     WRITERS = {"label": "da_lightning.segmentation.self_training", "translation": "da_lightning.reid.translated"}
@@ -290,6 +295,16 @@ class Kill(L.Callback):
         self.count, self.pattern = int(count), "".join(pattern)
         if os.environ.get("KILL_RANK", rank := os.environ.get("LOCAL_RANK", "0")) != rank:
             self.what = "never"
+        if self.what == "built":
+            self._kill()
+
+    def _kill(self) -> None:
+        number = getattr(signal, os.environ.get("KILL_SIGNAL", "SIGKILL"))
+        self.what, whom = "never", os.environ.get("KILL_WHOM", "self")
+        if whom == "group":
+            os.killpg(os.getpgid(0), number)
+        else:
+            os.kill(os.getppid() if whom == "parent" else os.getpid(), number)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self.what == "half":
@@ -300,7 +315,7 @@ class Kill(L.Callback):
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self.what == "test":
-            os.kill(os.getpid(), signal.SIGKILL)
+            self._kill()
 
     def _renamed(self, event: str, arguments: tuple[Any, ...]) -> None:
         """Files are written beside their place and renamed: the moment before it."""
@@ -309,19 +324,24 @@ class Kill(L.Callback):
             if self.count == 0:
                 if Path(arguments[0]).is_file():
                     os.truncate(arguments[0], Path(arguments[0]).stat().st_size // 2)
-                os.kill(os.getpid(), signal.SIGKILL)
+                self._kill()
 
     def _write(self, *arguments: Any) -> None:
         self.count -= 1
         if self.count == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
+            self._kill()
         self.write(*arguments)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if self.what == "iteration" and pl_module.iteration == self.count:
-            os.kill(os.getpid(), signal.SIGKILL)
+            self._kill()
+        if self.what == "hang" and pl_module.iteration == self.count:
+            stopping.GRACE = 3.0
+            self._kill()
+            while True:
+                time.sleep(0.1)
 
 
 class FillDisk(L.Callback):

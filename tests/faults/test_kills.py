@@ -50,10 +50,10 @@ CHAINS = {
     "segmentation, workers": Chain(
         (*CBST, WORKERS, "callbacks=ema", "selection=entropy"),
         (
+            "half */checkpoints/selected_entropy.ckpt 1",  # the next begins as a new run
             "iteration 3",
             "half */pseudo_labels/*.png 5",
             f"{LAST} 2",
-            "half */checkpoints/selected_entropy.ckpt 1",
             "iteration 8",
             "half */pseudo_labels/round_2 1",
             "iteration 9",

@@ -63,9 +63,7 @@ def whole_file(path: str | Path) -> Iterator[Path]:
         DiskError: The disk is full, read-only, or does not take the file for another reason.
     """
     path = Path(path)
-    part = path.with_name(
-        f".part-{blake2b(path.name.encode('utf-8', 'surrogateescape'), digest_size=8).hexdigest()}{path.suffix}"
-    )
+    part = part_of(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield part
@@ -76,6 +74,12 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     finally:
         with suppress(OSError, UnicodeEncodeError):  # there is none where its folder could not be made
             part.unlink(missing_ok=True)
+
+
+def part_of(path: Path) -> Path:
+    """Where :func:`whole_file` writes ``path``; what a killed process has left there is written over."""
+    name = blake2b(path.name.encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()
+    return path.with_name(f".part-{name}{path.suffix}")
 
 
 def write_bytes(path: str | Path, content: bytes) -> None:

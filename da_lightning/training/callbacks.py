@@ -163,7 +163,9 @@ class Pictures(L.Callback):
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         for name, batches in self._tests.items():
             if batches:
-                columns = [torch.cat(column) for column in zip(*batches, strict=True)]
+                height, width = (max(image.shape[side] for images in batches for image in images) for side in (-2, -1))
+                framed = [[_framed(image, height, width) for image in images] for images in batches]
+                columns = [torch.cat(column) for column in zip(*framed, strict=True)]
                 prefix = "source_only" if tests_source_only(trainer) else "test"
                 iteration = cast(AdaptationModule, pl_module).iteration
                 overlays = self._overlays[name]
@@ -176,6 +178,11 @@ class Pictures(L.Callback):
         """They cost another forward pass, which only a logger that takes them is worth."""
         is_worth = any(isinstance(logger, MediaLogger) for logger in trainer.loggers)
         return module.overlays(sample, domain) if is_worth else []
+
+
+def _framed(image: Tensor, height: int, width: int) -> Tensor:
+    """``image`` uint8 [B, 3, h, w] on white [B, 3, height, width], for test images of several sizes in one grid."""
+    return torch.nn.functional.pad(image, [0, width - image.shape[-1], 0, height - image.shape[-2]], value=255)
 
 
 def tests_source_only(trainer: L.Trainer) -> bool:

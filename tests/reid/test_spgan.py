@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 from torchvision.io import read_image
 
 from da_lightning.errors import UserError
+from da_lightning.files import part_of
 from da_lightning.reid.data import PersonDataModule
 from da_lightning.reid.networks.siamese import SiaNet
 from da_lightning.reid.spgan import SPGAN
@@ -340,7 +341,7 @@ def test_a_killed_run_writes_what_is_missing(trained: tuple[SPGAN, Path], tmp_pa
     times = {file: file.stat().st_mtime_ns for file in kept}
     whole = lost.read_bytes()
     lost.unlink()
-    broken.rename(broken.with_name(f".{broken.name}.part"))
+    broken.rename(part_of(broken))
     assert finish(folder, root, method(image_size=None)) == 0
     assert lost.read_bytes() == whole
     assert {file: file.stat().st_mtime_ns for file in kept} == times
@@ -370,7 +371,7 @@ def test_ranks_share_the_work(trained: tuple[SPGAN, Path], tmp_path: Path) -> No
             default_root_dir=str(tmp_path),
             datamodule=data,
             loggers=[],
-            strategy=SimpleNamespace(barrier=lambda: None),
+            strategy=SimpleNamespace(barrier=lambda: None, reduce_boolean_decision=lambda decision, all: decision),
             precision_plugin=SimpleNamespace(forward_context=nullcontext),
         )
         WriteTranslations().on_train_end(alone, module)

@@ -95,7 +95,11 @@ def check_run_folder(run: Path) -> None:
 def check_corrected(command: Callable, arguments: list[str], run: Path) -> None:
     assert command(arguments) is None
     assert (run / "metrics.json").is_file()
-    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["last.ckpt", "source_only.ckpt"]
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == [
+        "last.ckpt",
+        "previous.ckpt",
+        "source_only.ckpt",
+    ]
 
 
 # -- folders and files -------------------------------------------------------------------------------------------------

@@ -157,6 +157,21 @@ def test_test_images_of_several_sizes_are_translated_one_at_a_time(folders: Path
     assert [loader.batch_size for loader in data.test_dataloader()] == [1, 2]
 
 
+def test_pictures_of_test_images_of_several_sizes_share_a_grid(folders: Path, tmp_path: Path) -> None:
+    module, data = built("munit", "method.max_iters=1")
+    sets = {name: ImageFolder(folders / "mixed" / "images") for name in ("source", "target")}
+    data = type(data)(*data_sets(folders), sets, image_size=None, crop_size=(32, 32), batch_size=2, eval_batch_size=2)
+    run = trainer(tmp_path, Pictures())
+    run.fit(module, datamodule=data)
+    run.test(module, datamodule=data, verbose=False)
+    grid = Image.open(tmp_path / "pictures" / "test_source.png")
+    assert grid.size == (2 + 5 * 66, 2 + 4 * 66)  # image, three translations and round trip, of 64x64 at most
+
+
+def data_sets(folders: Path) -> tuple[ImageFolder, ImageFolder]:
+    return ImageFolder(folders / "same" / "images"), ImageFolder(folders / "same" / "images")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -1,11 +1,13 @@
 """What holds for all tests."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
+from da_lightning import stopping
 from da_lightning.config.trust import own_packages
 
 
@@ -15,6 +17,8 @@ def pytest_configure(config: pytest.Config) -> None:
     # Small tensors gain nothing from threads, and sums must not depend on their number. Not in a fixture: those of
     # modules come first.
     torch.set_num_threads(1)
+    # Tests that call the command in this process leave its signals to pytest.
+    stopping._state.pid = os.getpid()
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

@@ -371,6 +371,7 @@ def test_ranks_share_the_work(trained: tuple[SPGAN, Path], tmp_path: Path) -> No
             default_root_dir=str(tmp_path),
             datamodule=data,
             loggers=[],
+            callbacks=[],
             strategy=SimpleNamespace(barrier=lambda: None, reduce_boolean_decision=lambda decision, all: decision),
             precision_plugin=SimpleNamespace(forward_context=nullcontext),
         )

@@ -240,9 +240,8 @@ def test_stages_are_looked_at_before_the_first_of_them() -> None:
 def test_names_of_stages_and_tests_are_parts_of_file_names() -> None:
     for name in ("../../evil", "/evil", ".evil", "a/b", "..", ""):
         with pytest.raises(UserError, match="names a folder of the run"):
-            cfg = recipe(
-                f"stages: {{'{name}': {{needed: true, provides: {{data.root: x}}, data: {{_target_: a.B}}, method: {{_target_: a.B}}}}}}"
-            )
+            whole = "needed: true, provides: {data.root: x}, data: {_target_: a.B}, method: {_target_: a.B}"
+            cfg = recipe(f"stages: {{'{name}': {{{whole}}}}}")
             train_in_stages(cfg, Path.cwd() / "run", "cbst", "toy_streets")
         street = "{_target_: da_lightning.segmentation.datasets.ToyStreets, style: camera, count: 1}"
         with pytest.raises(UserError, match="which becomes a file's name"):

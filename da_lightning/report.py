@@ -92,6 +92,10 @@ def report(
     is_single = len(runs) == 1 and sweep is None and is_run(folders[0])
     beside = folders[0] if is_single or sweep else Path()
     file = output or beside / "report.html"
+    if not file.parent.is_dir():
+        raise UserError(
+            f"output={file} cannot be written, since {file.parent} is no folder: make it, or choose another file."
+        )
     check_writable(file.parent)
     text = single(runs[0], baseline, oracle) if is_single else compared(runs, file.parent, baseline, oracle, sweep)
     write_text(file, text)

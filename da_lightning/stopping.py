@@ -186,6 +186,9 @@ def interruptible(command: Callable[[], None]) -> Callable[[], None]:
 
     @wraps(command)
     def wrapped() -> None:
+        with suppress(ValueError):  # not the main thread
+            # A shell's background job inherits an ignored SIGINT, and `kill -INT` would be lost.
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
             command()
         except KeyboardInterrupt:

@@ -104,7 +104,7 @@ def test_what_is_printed_would_be_taken(command: Printed) -> None:
 def check(command: Printed) -> None:
     program, *rest = command.words
     if program == "make":
-        targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+        targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
         assert set(rest) <= set(targets)
     elif program == "pip" or rest[:2] == ["-m", "pip"]:
         extras = re.findall(r"^(\w+) = \[", (ROOT / "pyproject.toml").read_text(), re.MULTILINE)

@@ -152,8 +152,11 @@ def test_importing_installs_nothing() -> None:
 
 
 def test_commands_without_a_training_end_at_once() -> None:
-    run = script("def main(): os.kill(os.getpid(), signal.SIGINT); time.sleep(50)\ns.interruptible(main)()\n")
-    check(run, 130)
+    main = "def main(): os.kill(os.getpid(), signal.SIGINT); time.sleep(50)\n"
+    # As a shell's background job, where SIGINT is ignored, too.
+    for before in ("signal.SIG_DFL", "signal.SIG_IGN"):
+        run = script(f"signal.signal(signal.SIGINT, {before})\n{main}s.interruptible(main)()\n")
+        check(run, 130)
 
 
 def test_the_sentence(tmp_path: Path) -> None:

@@ -32,6 +32,8 @@ from da_lightning.run import _missing_keys
 from da_lightning.segmentation.predict import Segment
 from da_lightning.translation.predict import Translate
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PROGRAM = re.compile(r"(?:[A-Z_]+=\S+ +)*(?:\S*/)?(?:python3?|make|pip|da-lightning|wandb|torchrun|jupyter) ")

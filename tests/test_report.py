@@ -311,6 +311,12 @@ def with_torn_config(folder: Path) -> Path:
     return folder
 
 
+def with_expanding_config(folder: Path) -> Path:
+    expanding = "".join(f"a{n + 1}: &a{n + 1} [{', '.join([f'*a{n}'] * 9)}]\n" for n in range(9))
+    write(finished_run(folder) / ".hydra" / "config.yaml", f"a0: &a0 [x]\n{expanding}")
+    return folder
+
+
 def without_metrics(folder: Path) -> Path:
     write(folder / "log.txt", "")
     return folder
@@ -324,6 +330,7 @@ def without_metrics(folder: Path) -> Path:
         (broken, "metrics.json is not whole"),
         (without_scores, "metrics.json is no summary of a run"),
         (with_torn_config, "config.yaml cannot be read"),
+        (with_expanding_config, "config.yaml cannot be read"),
     ],
 )
 def test_what_is_no_run_is_told_in_a_sentence(make, message: str, tmp_path: Path) -> None:

@@ -95,6 +95,7 @@ def flip(file: Path) -> None:
     file.write_bytes(content)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", [cut, flip, Path.unlink, lambda file: file.write_bytes(b"")])
 def test_a_damaged_checkpoint_costs_an_epoch(
     stopped: Path, whole: Path, damage: Any, caplog: pytest.LogCaptureFixture

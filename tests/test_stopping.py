@@ -72,6 +72,7 @@ def test_a_second_signal_ends_at_once() -> None:
     check(run, 143)
 
 
+@pytest.mark.slow
 def test_where_no_batch_ends_it_ends_after_a_while_with_all_its_processes(tmp_path: Path) -> None:
     run = script(
         "s.GRACE = 0.5\nwith s.ending():\n"

@@ -7,6 +7,8 @@ from typing import Any
 
 import yaml
 
+from da_lightning.yaml_files import YamlError, checked_text
+
 log = logging.getLogger(__name__)
 
 
@@ -46,6 +48,6 @@ def read_summary(file: Path) -> dict[str, Any] | None:
 
 def _yaml(file: Path) -> Any:
     try:
-        return yaml.load(file.read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except (OSError, ValueError, RecursionError, yaml.YAMLError):
+        return yaml.load(checked_text(file), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except (YamlError, ValueError, RecursionError, yaml.YAMLError):
         return None

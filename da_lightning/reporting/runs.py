@@ -14,6 +14,7 @@ import yaml
 
 from da_lightning.errors import UserError
 from da_lightning.reporting.scores import Score, by_name, main_score
+from da_lightning.yaml_files import YamlError, checked_text
 
 Point = tuple[float, float]
 
@@ -218,12 +219,12 @@ _Loader.add_multi_constructor("", _untagged)
 
 
 def read_yaml(file: Path) -> Any:
-    """Interpolations stay as they are written; ``None`` if there is no such file."""
-    if not file.is_file():
+    """Interpolations stay as they are written; ``None`` if there is no such file, or nothing in it."""
+    if not file.is_file() or not file.stat().st_size:
         return None
     try:
-        return yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader)
-    except (yaml.YAMLError, ValueError) as error:
+        return yaml.load(checked_text(file), Loader=_Loader)
+    except (YamlError, yaml.YAMLError, ValueError) as error:
         raise UserError(
             f"{file} cannot be read ({' '.join(str(error).split())}): mend it or leave its run out."
         ) from None

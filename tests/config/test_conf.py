@@ -51,6 +51,7 @@ def test_conf_is_found_wherever_the_package_lies(tmp_path: Path) -> None:
         assert root / conf == module.CONF_DIR
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("group", "name"), EVERY)
 def test_every_option_composes(group: str, name: str) -> None:
     cfg = composed(f"{group}={name}")

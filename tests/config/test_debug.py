@@ -22,7 +22,7 @@ SHORT = [
 ]
 
 
-pytestmark = pytest.mark.usefixtures("_settings_restored")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("_settings_restored")]
 
 
 def ran(folder: Path, *options: str) -> list[dict[str, str]]:

@@ -12,12 +12,15 @@ from da_lightning.config.sweeps import read_jobs
 from da_lightning.errors import UserError
 
 COMMAND = ["method=cbst", "seed=1", "resume=auto"]
+ALIASES = [(bytes([n]), bytes([n + 1])) for n in b"abcdefghi"]
 DAMAGED = {
     "empty": b"",
     "cut": b"- method=cbst\n- 'see",
     "binary": bytes(range(256)),
     "mapping": b"a: 1\n",
     "text": b"x",
+    "aliases that expand": b"- &a [x]\n"
+    + b"".join(b"- &%b [%b]\n" % (new, b",".join([b"*" + old] * 9)) for old, new in ALIASES),
 }
 
 

@@ -127,6 +127,7 @@ def test_parts_empty_folders_and_roots_of_ones_own(tmp_path: Path, monkeypatch: 
     check_roots(composed("data=toy_streets"))
 
 
+@pytest.mark.slow
 def test_the_command_names_both_ways_out(tmp_path: Path) -> None:
     run = command(["method=munit", "data=edges2shoes", "logger=csv", "trainer=cpu"], tmp_path, DA_DATA_DIR="")
     assert run.returncode == 1 and "Traceback" not in run.stderr

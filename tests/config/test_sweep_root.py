@@ -17,6 +17,8 @@ from da_lightning.config import stamp, sweeps
 from da_lightning.report import report
 from da_lightning.reporting.sweep_folder import write_plan
 
+pytestmark = pytest.mark.slow
+
 EXPERIMENTS = {
     "one": "# @package _global_\ndefaults:\n  - override /method: munit\n",
     "two": "# @package _global_\nmethod:\n  portion: 0.3\n",

@@ -270,6 +270,7 @@ def test_ddp_sends_no_memory(tmp_path: Path) -> None:
     assert names == {name for name, _ in method.named_buffers()} - {"memory.bank"}
 
 
+@pytest.mark.slow
 def test_a_sharded_memory_learns_what_a_whole_one_does_and_goes_on(tmp_path: Path) -> None:
     """Under averaged weights, whose checkpoints hold all weights twice."""
     line = ["method=ecn", *tiny("ecn"), "method.camera=false", "trainer.devices=2", "method.optimizer.name=SGD"]

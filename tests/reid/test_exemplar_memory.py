@@ -175,6 +175,7 @@ def test_fewer_images_than_neighbours() -> None:
     ExemplarMemory(5, DIM, neighbours=0)
 
 
+@pytest.mark.slow
 def test_two_and_three_processes_equal_one_with_the_joined_batch(tmp_path: Path) -> None:
     paths = [str(Path(da_lightning.__file__).parents[1]), str(Path(__file__).parents[1])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}

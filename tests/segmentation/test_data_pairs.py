@@ -209,6 +209,7 @@ def trained(cfg: DictConfig, tmp_path: Path, size: tuple[int, int]) -> dict[str,
     return json.loads((run_dir / "metrics.json").read_text())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_experiment_runs(tmp_path, experiment):
     cfg = composed(tmp_path, f"experiment={experiment}", "network@method.network=light")
@@ -220,6 +221,7 @@ def test_experiment_runs(tmp_path, experiment):
     assert (tmp_path / "run/spatial_prior.pt").is_file() == cfg.method.get("spatial_prior", False)
 
 
+@pytest.mark.slow
 def test_official_network(tmp_path):
     cfg = composed(tmp_path, "experiment=adaptsegnet_gta2cityscapes", "method.network.pretrained=null")
     del cfg.callbacks.checkpoint  # 340 MB

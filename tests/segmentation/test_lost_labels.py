@@ -13,6 +13,8 @@ from da_lightning import files
 from da_lightning.errors import CheckpointError
 from da_lightning.files import DiskError
 
+pytestmark = pytest.mark.slow
+
 OPTIONS = ("method.source_iters=2", "method.iters_per_round=4", "method.rounds=2", "method.max_iters=10")
 
 

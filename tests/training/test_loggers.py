@@ -76,6 +76,7 @@ class Broken(Logger):
 METHODS = ["experiment", "log_metrics", "log_hyperparams", "log_graph", "log_media", "save", "finalize"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_a_logger_that_raises_costs_one_warning(method: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     logger = guarded(Broken(method))

@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
+import pytest
 from tiny_runs import Draws, assert_same_training, built, trainer
 
 
+@pytest.mark.slow
 def test_a_training_made_longer_at_an_epochs_end_is_the_longer_one(tmp_path: Path) -> None:
     drawn = {}
     for name, length, workers, checkpoint in (

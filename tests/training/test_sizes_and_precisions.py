@@ -46,6 +46,7 @@ def test_small_images_and_batches_train_or_are_refused_before(method: str, tmp_p
         assert refusal is None or (refusal.endswith(".") and "torch" not in refusal.partition("(")[0]), refusal
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_a_rehearsal_leaves_no_trace(method: str) -> None:
     module, data = built(method)

@@ -50,6 +50,7 @@ def network_of(shapes: dict[str, list[int]], folder: Path) -> DRIT:
     ).eval()
 
 
+@pytest.mark.slow
 @with_files
 @torch.no_grad()
 def test_networks_equal_the_official_ones(path: Path, tmp_path: Path) -> None:

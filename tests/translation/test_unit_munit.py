@@ -77,6 +77,7 @@ def test_shared_and_separate_fakes_have_the_same_gradients(kind: type[LatentTran
         torch.testing.assert_close(one[name], other[name], rtol=1e-4, atol=1e-6, msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "options"), METHODS)
 @pytest.mark.parametrize(
     ("precision", "colour"),

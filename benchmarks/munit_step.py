@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from da_lightning.training.optimizers import make_optimizer
+from da_lightning.training.players import Backward
 from da_lightning.translation.munit import MUNIT
 from da_lightning.translation.unit import UNIT
 
@@ -202,8 +203,9 @@ class Ours:
 
     def updates(self, images: tuple[Tensor, Tensor]) -> Iterator[tuple[str, Tensor]]:
         batch = {domain: {"image": image} for domain, image in zip(("source", "target"), images, strict=True)}
-        for name, terms in self.module.updates(batch):
-            yield name, torch.stack([term.weight * term.value for term in terms.values()]).sum()
+        for update in self.module.updates(batch):
+            if isinstance(update, Backward):
+                yield update.player, torch.stack([term.weight * term.value for term in update.terms.values()]).sum()
 
 
 class Process:

@@ -11,7 +11,7 @@ from da_lightning.config.roots import check_roots
 from da_lightning.data.source_target import SourceTargetDataModule
 from da_lightning.errors import UserError
 from da_lightning.training.module import AdaptationModule
-from da_lightning.training.strategy import count_processes, resolve_strategy
+from da_lightning.training.strategy import count_processes
 from da_lightning.training.trainer_options import check_limits, check_trainer
 
 LARGEST_SEED = 2**32 - 1
@@ -40,7 +40,6 @@ def check_built(cfg: DictConfig, data: SourceTargetDataModule, module: Adaptatio
     """
     options = _plain(cfg.trainer)
     accelerator, devices, nodes = options["accelerator"], options["devices"], options["num_nodes"]
-    resolve_strategy(options["strategy"], module, accelerator, devices, nodes)
     check_limits(options, data, cfg.test, count_processes(accelerator, devices, nodes))
     module.check_batch(data.training_shapes)
 

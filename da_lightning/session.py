@@ -312,7 +312,7 @@ def _trainer(
         if isinstance(callback, L.callbacks.ModelCheckpoint):
             callback.dirpath = str(run_dir / "checkpoints")
     options = cfg.trainer
-    strategy = resolve_strategy(options.strategy, module, options.accelerator, options.devices, options.num_nodes)
+    strategy = resolve_strategy(options.strategy, options.accelerator, options.devices, options.num_nodes)
     node = cast(DictConfig, OmegaConf.merge(options, {"strategy": strategy, "enable_progress_bar": has_bar}))
     given = cast(dict, OmegaConf.to_container(options, resolve=True)).get("plugins")  # words: build() refuses others
     plugins = with_own_io(given, WholeCheckpoints(record))

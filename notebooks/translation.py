@@ -51,6 +51,7 @@ from da_lightning.predict import predict
 from da_lightning.toy.shoes import edges
 from da_lightning.training.callbacks import StopAtIteration
 from da_lightning.training.optimizers import make_optimizer
+from da_lightning.training.players import Step
 from da_lightning.translation.data import UnpairedImages
 from da_lightning.translation.datasets import ToyShoes
 from da_lightning.translation.module import as_uint8
@@ -125,13 +126,16 @@ munit = MUNIT(max_iters=ITERATIONS, **options)
 players = munit.players()
 optimizers = {name: make_optimizer(player.groups, player.optimizer) for name, player in players.items()}
 batch, *_ = next(iter(data.train_dataloader()))
-for player, terms in munit.updates(batch):
+for update in munit.updates(batch):
+    player = update.player
+    if isinstance(update, Step):
+        optimizers[player].step()
+        continue
     optimizers[player].zero_grad()
-    loss = torch.stack([term.weight * term.value for term in terms.values()]).sum()
+    loss = torch.stack([term.weight * term.value for term in update.terms.values()]).sum()
     loss.backward()
-    optimizers[player].step()
     print(f"{player}: loss {loss:.3f}")
-    for name, term in terms.items():
+    for name, term in update.terms.items():
         print(f"    {term.weight:5.1f} x {name:24}{term.value:.3f}")
 
 # %% [markdown]

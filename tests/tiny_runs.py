@@ -29,6 +29,7 @@ from da_lightning.config import CONF_DIR
 from da_lightning.config.build import build
 from da_lightning.training.callbacks import StopAtIteration
 from da_lightning.training.module import AdaptationModule
+from da_lightning.training.players import Backward, Term
 
 METHODS = sorted(file.stem for file in (CONF_DIR / "method").glob("*.yaml"))
 
@@ -149,6 +150,11 @@ def built(method: str, *overrides: str, seed: int = 0) -> tuple[AdaptationModule
     cfg = composed(f"method={method}", *tiny(method), *alone(method), *overrides)
     L.seed_everything(seed, verbose=False)
     return build(cfg.method, "method"), build(cfg.data, "data")
+
+
+def backwards(module: AdaptationModule, batch: Any) -> Iterator[tuple[str, dict[str, Term]]]:
+    """The players and terms of the backward passes that ``module`` would make, without making them."""
+    return ((update.player, update.terms) for update in module.updates(batch) if isinstance(update, Backward))
 
 
 def trainer(folder: Path, *callbacks: L.Callback, **options: Any) -> L.Trainer:

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from da_lightning.training.module import Player
+from da_lightning.training.players import Group, Player
 from da_lightning.translation.module import Domain, TranslationModule
 
 
@@ -37,4 +37,4 @@ class Tint(TranslationModule):
         return 10 * image.mean((2, 3))
 
     def players(self) -> dict[str, Player]:
-        return {"generator": Player([(1.0, list(self.parameters()))], self.optimizer_options)}
+        return {"generator": Player([Group(list(self.parameters()))], self.optimizer_options)}

@@ -12,6 +12,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.profilers import Profiler
 from lightning.pytorch.strategies import Strategy
 from omegaconf import DictConfig, OmegaConf
+from torch.optim.lr_scheduler import LRScheduler
 
 from da_lightning.arguments import checked_arguments, option_hints
 from da_lightning.config.recipes import check_download, check_written
@@ -83,6 +84,8 @@ def _planned(node: Any, key: str, wanted: tuple[type, ...]) -> Any:
         return {name: _planned(value, f"{key}.{name}", wanted) for name, value in node.items()}
     name = node["_target_"]
     kind = class_of_role(name, wanted, f"{key}._target_={hidden(name)}")
+    if issubclass(kind, LRScheduler):  # it needs an optimiser: see training.schedules
+        return node
     options = {option: value for option, value in node.items() if option != "_target_"}
     for option in options:
         if str(option).startswith("_"):  # of Hydra's instantiate: _args_, _partial_, ...

@@ -3,7 +3,7 @@
 import hashlib
 import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, Literal, cast
 
@@ -22,7 +22,8 @@ from da_lightning.reid.module import ReidModule
 from da_lightning.reid.networks.heads import Embedding
 from da_lightning.training.callbacks import KeepSourceOnly, write_picture
 from da_lightning.training.checkpoints import read_checkpoint
-from da_lightning.training.module import Term, tell_of_no_adaptation
+from da_lightning.training.module import tell_of_no_adaptation
+from da_lightning.training.players import Backward, Batch, Step, Term, Updates
 
 logger = logging.getLogger(__name__)
 
@@ -170,18 +171,21 @@ class ECN(ReidModule):
         for image in images.values():
             self.target_features(image)
 
-    def updates(self, batch: dict[str, dict[str, Tensor]]) -> Iterator[tuple[str, dict[str, Term]]]:
+    def updates(self, batch: Batch) -> Updates:
         source, target = batch["source"], batch["target"]
         logits = self.person_logits(source["image"])
         identification = Term(self.identification(logits, source["person"]), 1 - self.exemplar_weight)
         if self.iteration < self.source_iters:
-            yield "embedder", {"identification": identification}
+            yield Backward("embedder", {"identification": identification})
+            yield Step("embedder")
             return
         epoch = (self.iteration - self.source_iters) // int(self.trainer.num_training_batches)
         v = self.target_features(target["image"])
         neighbourhood = self.neighbours > 0 and epoch >= self.neighbours_from
         invariance, own_in_neighbours = self.memory.loss(v, target["index"], neighbourhood)
-        yield "embedder", {"identification": identification, "invariance": Term(invariance, self.exemplar_weight)}
+        terms = {"identification": identification, "invariance": Term(invariance, self.exemplar_weight)}
+        yield Backward("embedder", terms)
+        yield Step("embedder")
         # The official update is part of backward, before the optimiser's step; that step changes neither v nor memory.
         self.memory.update(v.detach(), target["index"], self.alpha_step * epoch)
         if neighbourhood:

@@ -21,8 +21,10 @@ from da_lightning.reid.pictures import RankingPicture
 from da_lightning.reid.ranking import Ranking
 from da_lightning.training.checkpoints import read_checkpoint
 from da_lightning.training.exportable import Exportable
-from da_lightning.training.module import AdaptationModule, Player
+from da_lightning.training.module import AdaptationModule
 from da_lightning.training.optimizers import optimizer_options
+from da_lightning.training.players import Group, Player
+from da_lightning.training.schedules import ScheduleOptions, steps
 from da_lightning.training.scores import NeighbourhoodDensity, SelectionScore
 from da_lightning.training.weights import check_children
 
@@ -51,7 +53,7 @@ class ReidModule(AdaptationModule):
             the data module's.
         init_from: Weights to begin with: a checkpoint of ours, or what :meth:`official_state` knows. A classifier of
             another number of persons is left out.
-        max_iters, accumulate, seed: See :class:`~da_lightning.training.module.AdaptationModule`.
+        max_iters, accumulate, seed, schedule: See :class:`~da_lightning.training.module.AdaptationModule`.
     """
 
     objective = "target/map"
@@ -77,11 +79,13 @@ class ReidModule(AdaptationModule):
         init_from: str | None = None,
         accumulate: PositiveInt = 1,
         seed: Seed = 0,
+        schedule: ScheduleOptions = None,
     ) -> None:
-        super().__init__(max_iters, accumulate, seed)
+        super().__init__(max_iters, accumulate, seed, schedule)
         self.optimizer_options, self.clip_norm = optimizer_options(optimizer), clip_norm
         self.backbone_lr_factor = backbone_lr_factor
-        self.decay_at, self.decay_factor, self.label_smoothing = decay_at, decay_factor, label_smoothing
+        self.use_schedule(steps(max_iters, decay_factor, decay_at))
+        self.label_smoothing = label_smoothing
         self.stripes, self.flip_average, self.distance, self.rerank = stripes, flip_average, distance, rerank
         self.num_persons, self.image_size, self.interpolation = num_persons, image_size, interpolation
         self.init_from = init_from
@@ -176,13 +180,10 @@ class ReidModule(AdaptationModule):
         backbone = {id(p) for p in self.backbone.parameters()}
         trained = [p for p in self.parameters() if p.requires_grad]
         groups = [
-            (self.backbone_lr_factor, [p for p in trained if id(p) in backbone]),
-            (1.0, [p for p in trained if id(p) not in backbone]),
+            Group([p for p in trained if id(p) in backbone], self.backbone_lr_factor),
+            Group([p for p in trained if id(p) not in backbone]),
         ]
-        return {"embedder": Player(groups, self.optimizer_options, self.clip_norm)}
-
-    def lr_factor(self, iteration: int) -> float:
-        return self.decay_factor ** sum(iteration >= share * self.max_iters for share in self.decay_at)
+        return {"embedder": Player(groups, self.optimizer_options, self.clip_norm, self.schedule)}
 
     def configure_callbacks(self) -> list[L.Callback]:
         return [RankingPicture()]

@@ -1,6 +1,5 @@
 """Training on the source's persons alone, IDE: what every adaptation method is measured against."""
 
-from collections.abc import Iterator
 from typing import Any, Literal
 
 from pydantic import PositiveInt
@@ -11,7 +10,7 @@ from da_lightning.arguments import Share
 from da_lightning.errors import UserError
 from da_lightning.reid.module import ReidModule
 from da_lightning.reid.networks.heads import Embedding
-from da_lightning.training.module import Term
+from da_lightning.training.players import Backward, Batch, Step, Term, Updates
 
 
 class ReidSourceOnly(ReidModule):
@@ -55,10 +54,11 @@ class ReidSourceOnly(ReidModule):
     def describe(self, image: Tensor) -> Tensor:
         return self.embedding(self.pooled(image)) if self.feature == "embedding" else super().describe(image)
 
-    def updates(self, batch: dict[str, dict[str, Tensor]]) -> Iterator[tuple[str, dict[str, Term]]]:
+    def updates(self, batch: Batch) -> Updates:
         source = batch["source"]
         features = self.embedding(self.pooled(source["image"]))
         if self.head == "embedding":
             features = F.leaky_relu(features, 0.1)
         logits = self.classifier(F.dropout(features, self.dropout, self.training))
-        yield "embedder", {"identification": Term(self.identification(logits, source["person"]))}
+        yield Backward("embedder", {"identification": Term(self.identification(logits, source["person"]))})
+        yield Step("embedder")

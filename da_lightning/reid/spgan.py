@@ -1,19 +1,19 @@
 """SPGAN: Similarity Preserving GAN, which translates people for re-identification (Deng et al., CVPR 2018)."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
 from pydantic import PositiveInt
-from torch import Tensor
 
 from da_lightning.arguments import Share
 from da_lightning.errors import UserError
 from da_lightning.reid.networks.siamese import SiaNet, attraction, repulsion
 from da_lightning.reid.translated import images_of
-from da_lightning.training.module import Player, Term, frozen
+from da_lightning.training.module import frozen
 from da_lightning.training.optimizers import optimizer_options
+from da_lightning.training.players import Backward, Batch, Player, Step, Term, Updates
 from da_lightning.translation.cyclegan import CycleGAN, Images
 
 Negatives = Literal["paper", "tf_demo", "pytorch"]
@@ -114,21 +114,24 @@ class SPGAN(CycleGAN):
     def players(self) -> dict[str, Player]:
         return super().players() | {"siamese": self.player([self.siamese], self.siamese_optimizer)}
 
-    def updates(self, batch: dict[str, dict[str, Tensor]]) -> Iterator[tuple[str, dict[str, Term]]]:
+    def updates(self, batch: Batch) -> Updates:
         real = self.images(batch)
         if self.iteration % self.generator_every == 0:
             fake, terms = self.generator_terms(real)
             if self.iteration >= self.contrastive_from * self.max_iters:
                 with frozen(self.siamese):  # its dropout stays on
                     terms |= self.contrastive_terms("generator", real, fake, self.contrastive_weight)
-            yield "generator", terms
+            yield Backward("generator", terms)
+            yield Step("generator")
             fake = {domain: image.detach() for domain, image in fake.items()}
         else:
             with torch.no_grad():
                 fake = self.fakes(real)
         if self.iteration >= self.siamese_from * self.max_iters:
-            yield "siamese", self.contrastive_terms("siamese", real, fake)
-        yield "discriminator", self.discriminator_terms(real, fake)
+            yield Backward("siamese", self.contrastive_terms("siamese", real, fake))
+            yield Step("siamese")
+        yield Backward("discriminator", self.discriminator_terms(real, fake))
+        yield Step("discriminator")
 
     def contrastive_terms(self, player: str, real: Images, fake: Images, weight: float = 1.0) -> dict[str, Term]:
         """Similarity of each image and its translation, dissimilarity of domains, as ``player`` sees them."""

@@ -1,6 +1,6 @@
 """AdaptSegNet: Learning to Adapt Structured Output Space for Semantic Segmentation (Tsai et al., CVPR 2018)."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import lightning.pytorch as L
@@ -13,14 +13,16 @@ from da_lightning.segmentation.module import SegmentationModule
 from da_lightning.segmentation.networks.discriminator import OutputDiscriminator
 from da_lightning.training.callbacks import KeepSourceOnly
 from da_lightning.training.losses import Gan, gan_loss
-from da_lightning.training.module import AdversarialModule, Player, Term, frozen, tell_of_no_adaptation
-from da_lightning.training.optimizers import optimizer_options, poly
+from da_lightning.training.module import frozen, tell_of_no_adaptation
+from da_lightning.training.optimizers import optimizer_options
+from da_lightning.training.players import Backward, Batch, Group, Player, Step, Term, Updates
+from da_lightning.training.schedules import ScheduleOptions, decay, make_schedule
 
 SOURCE, TARGET = 0.0, 1.0
 """What a discriminator calls the two domains, as in the official code."""
 
 
-class AdaptSegNet(AdversarialModule, SegmentationModule):
+class AdaptSegNet(SegmentationModule):
     """Discriminators on the softmax maps make target predictions look like source predictions.
 
     The segmenter minimises ``L_seg + sum_levels weight * L_adv``, where ``L_adv`` asks each discriminator to take a
@@ -38,6 +40,7 @@ class AdaptSegNet(AdversarialModule, SegmentationModule):
         adaptation_lr_factor: Learning rates at the first adversarial iteration over those of the optimisers.
         horizon: Adversarial iterations until the polynomial decay reaches 0 (the official run stops earlier); the
             source phase has its own decay.
+        discriminator_schedule: Of the discriminators; ``None`` is as ``schedule``.
         options: See :class:`~da_lightning.segmentation.module.SegmentationModule`.
     """
 
@@ -51,6 +54,7 @@ class AdaptSegNet(AdversarialModule, SegmentationModule):
         discriminator_width: PositiveInt = 64,
         adaptation_lr_factor: float = 1.0,
         horizon: PositiveInt | None = None,
+        discriminator_schedule: ScheduleOptions = None,
         **options: Any,
     ) -> None:
         super().__init__(**options)
@@ -60,6 +64,8 @@ class AdaptSegNet(AdversarialModule, SegmentationModule):
         self.source_iters, self.adaptation_lr_factor = source_iters, adaptation_lr_factor
         tell_of_no_adaptation(source_iters, self.max_iters)
         self.horizon = horizon or max(1, self.max_iters - source_iters)
+        self.use_schedule(self._two_phases)
+        self.discriminator_schedule = make_schedule(discriminator_schedule, self.max_iters, self.schedule)
         self.discriminators = nn.ModuleList(
             OutputDiscriminator(len(self.classes), discriminator_width) for _ in self.adversarial_weights
         )
@@ -69,22 +75,25 @@ class AdaptSegNet(AdversarialModule, SegmentationModule):
 
     def players(self) -> dict[str, Player]:
         critics = {
-            name: Player([(1.0, list(d.parameters()))], self.discriminator_optimizer)
+            name: Player(
+                [Group(list(d.parameters()))], self.discriminator_optimizer, schedule=self.discriminator_schedule
+            )
             for name, d in zip(self._discriminator_names, self.discriminators, strict=True)
         }
         return {"segmenter": self.segmenter(), **critics}
 
-    def lr_factor(self, iteration: int) -> float:
+    def _two_phases(self, iteration: int) -> float:
         if iteration < self.source_iters:
-            return poly(iteration, self.source_iters)
-        return self.adaptation_lr_factor * poly(iteration - self.source_iters, self.horizon)
+            return decay(iteration, self.source_iters)
+        return self.adaptation_lr_factor * decay(iteration - self.source_iters, self.horizon)
 
-    def updates(self, batch: dict[str, dict[str, Tensor]]) -> Iterator[tuple[str, dict[str, Term]]]:
+    def updates(self, batch: Batch) -> Updates:
         source, target = batch["source"], batch["target"]
         source_levels = self.network(source["image"])
         self._check_levels(source_levels)
         if self.iteration < self.source_iters:
-            yield "segmenter", self.supervised(source_levels, source["label"])
+            yield Backward("segmenter", self.supervised(source_levels, source["label"]))
+            yield Step("segmenter")
             return
         # Two forward passes: with live batch-norm statistics one joint pass would be another method.
         target_levels = self.network(target["image"])
@@ -96,17 +105,17 @@ class AdaptSegNet(AdversarialModule, SegmentationModule):
             for level, weight in enumerate(self.adversarial_weights):
                 score = self.discriminators[level](target_maps[level])
                 terms[f"adversarial_{level + 1}"] = Term(gan_loss(score, SOURCE, self.gan), weight)
-        yield "segmenter", terms
+        yield Backward("segmenter", terms)
+        yield Step("segmenter")
 
         for level, name in enumerate(self._discriminator_names):
             discriminator = self.discriminators[level]
-            yield (
-                name,
-                {
-                    "source": Term(gan_loss(discriminator(source_maps[level].detach()), SOURCE, self.gan), 0.5),
-                    "target": Term(gan_loss(discriminator(target_maps[level].detach()), TARGET, self.gan), 0.5),
-                },
-            )
+            terms = {
+                "source": Term(gan_loss(discriminator(source_maps[level].detach()), SOURCE, self.gan), 0.5),
+                "target": Term(gan_loss(discriminator(target_maps[level].detach()), TARGET, self.gan), 0.5),
+            }
+            yield Backward(name, terms)
+            yield Step(name)
 
     def rehearsal(self, images: dict[str, Tensor]) -> None:
         for image in images.values():

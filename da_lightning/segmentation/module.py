@@ -18,8 +18,10 @@ from da_lightning.segmentation.networks.base import SegmentationNetwork
 from da_lightning.segmentation.networks.weights import load_weights
 from da_lightning.training.exportable import Exportable
 from da_lightning.training.media import Overlay
-from da_lightning.training.module import AdaptationModule, Player, Term
+from da_lightning.training.module import AdaptationModule
 from da_lightning.training.optimizers import optimizer_options
+from da_lightning.training.players import Group, Player, Term
+from da_lightning.training.schedules import ScheduleOptions
 from da_lightning.training.scores import MeanEntropy, PixelNeighbourhoodDensity, SelectionScore
 
 
@@ -35,7 +37,7 @@ class SegmentationModule(AdaptationModule):
         align_corners: Of every bilinear upsampling of logits; official weights want ``True``.
         clip_norm: Largest gradient norm; ``None`` does not clip.
         init_from: Weights to begin with: a checkpoint of ours or an official state dict.
-        max_iters, accumulate, seed: See :class:`~da_lightning.training.module.AdaptationModule`.
+        max_iters, accumulate, seed, schedule: See :class:`~da_lightning.training.module.AdaptationModule`.
     """
 
     network: SegmentationNetwork
@@ -54,8 +56,9 @@ class SegmentationModule(AdaptationModule):
         init_from: str | None = None,
         accumulate: PositiveInt = 1,
         seed: Seed = 0,
+        schedule: ScheduleOptions = None,
     ) -> None:
-        super().__init__(max_iters, accumulate, seed)
+        super().__init__(max_iters, accumulate, seed, schedule)
         # They become names of scores, on screens and in records.
         self.classes = {shown(name): colour for name, colour in classes.items()}
         self.optimizer_options = optimizer_options(optimizer)
@@ -84,7 +87,10 @@ class SegmentationModule(AdaptationModule):
         """The network as a player."""
         groups = self.network.parameter_groups()
         return Player(
-            [(1.0, groups["backbone"]), (self.head_lr_factor, groups["heads"])], self.optimizer_options, self.clip_norm
+            [Group(groups["backbone"]), Group(groups["heads"], self.head_lr_factor)],
+            self.optimizer_options,
+            self.clip_norm,
+            self.schedule,
         )
 
     def supervised(self, levels: Sequence[Tensor], label: Tensor) -> dict[str, Term]:

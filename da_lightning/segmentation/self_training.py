@@ -32,9 +32,10 @@ from da_lightning.segmentation.spatial_prior import prior_pictures, save_prior, 
 from da_lightning.training.callbacks import KeepSourceOnly, log_media
 from da_lightning.training.ema import averaged_weights
 from da_lightning.training.media import Overlay
-from da_lightning.training.module import Term, tell_of_no_adaptation
-from da_lightning.training.optimizers import poly
+from da_lightning.training.module import tell_of_no_adaptation
+from da_lightning.training.players import Backward, Batch, Step, Updates
 from da_lightning.training.progress import tracked
+from da_lightning.training.schedules import decay
 from da_lightning.training.strategy import failing_together
 
 log = logging.getLogger(__name__)
@@ -103,6 +104,7 @@ class SelfTrainedSegmenter(SourceOnly):
             tell_of_no_adaptation(source_iters, self.max_iters)
         self.source_iters, self.iters_per_round = source_iters, iters_per_round
         self.round_lr_factor, self.round_lr_decay = round_lr_factor, round_lr_decay
+        self.use_schedule(self._by_round)
         self.self_training = SelfTraining(
             rounds=rounds,
             policy=policy,
@@ -129,9 +131,9 @@ class SelfTrainedSegmenter(SourceOnly):
     def fit_epochs(self, data: Any) -> None:
         self.self_training.align_epochs(data, self)
 
-    def lr_factor(self, iteration: int) -> float:
+    def _by_round(self, iteration: int) -> float:
         if iteration < self.source_iters:
-            return poly(iteration, self.source_iters)
+            return decay(iteration, self.source_iters)
         past_rounds = (iteration - self.source_iters) // self.iters_per_round
         return self.round_lr_factor * self.round_lr_decay**past_rounds
 
@@ -157,7 +159,7 @@ class SelfTrainedSegmenter(SourceOnly):
         for image in batches:
             self.network(image)
 
-    def updates(self, batch: dict[str, dict[str, Tensor]]) -> Iterator[tuple[str, dict[str, Term]]]:
+    def updates(self, batch: Batch) -> Updates:
         if "pseudo_label" not in batch["target"]:
             yield from super().updates(batch)
             return
@@ -169,7 +171,8 @@ class SelfTrainedSegmenter(SourceOnly):
             levels = [torch.cat(domains) for domains in zip(*map(self.network, images), strict=True)]
         else:
             levels = self.network(torch.cat(images))
-        yield "segmenter", self.supervised(levels, label)
+        yield Backward("segmenter", self.supervised(levels, label))
+        yield Step("segmenter")
 
 
 class SelfTraining(L.Callback):

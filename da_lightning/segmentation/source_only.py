@@ -1,14 +1,12 @@
 """Training on the source's labels alone: what every adaptation method is measured against."""
 
-from collections.abc import Iterator
 from typing import Any
 
 from pydantic import PositiveInt
-from torch import Tensor
 
 from da_lightning.segmentation.module import SegmentationModule
-from da_lightning.training.module import Player, Term
-from da_lightning.training.optimizers import poly
+from da_lightning.training.players import Backward, Batch, Player, Step, Updates
+from da_lightning.training.schedules import poly
 
 
 class SourceOnly(SegmentationModule):
@@ -24,14 +22,12 @@ class SourceOnly(SegmentationModule):
     def __init__(self, horizon: PositiveInt | None = None, **options: Any) -> None:
         super().__init__(**options)
         self.save_hyperparameters()
-        self.horizon = horizon or self.max_iters
+        self.use_schedule(poly(horizon or self.max_iters))
 
     def players(self) -> dict[str, Player]:
         return {"segmenter": self.segmenter()}
 
-    def lr_factor(self, iteration: int) -> float:
-        return poly(iteration, self.horizon)
-
-    def updates(self, batch: dict[str, dict[str, Tensor]]) -> Iterator[tuple[str, dict[str, Term]]]:
+    def updates(self, batch: Batch) -> Updates:
         source = batch["source"]
-        yield "segmenter", self.supervised(self.network(source["image"]), source["label"])
+        yield Backward("segmenter", self.supervised(self.network(source["image"]), source["label"]))
+        yield Step("segmenter")

@@ -1,14 +1,13 @@
 """The training step that all methods share: named players, each with networks, terms, an optimiser and a schedule."""
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import lightning.pytorch as L
 import torch
-from pydantic import PositiveFloat, PositiveInt
+from pydantic import PositiveInt
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import clip_grad_norm_
@@ -21,33 +20,14 @@ from da_lightning.training.ema import averaged_weights
 from da_lightning.training.exportable import Exportable
 from da_lightning.training.media import Overlay
 from da_lightning.training.optimizers import make_optimizer
+from da_lightning.training.players import Batch, Player, Step, Term, Updates
 from da_lightning.training.precision import CONVERTED, cast_inputs
+from da_lightning.training.ranks import agreed, average_gradients, check_whole_parameters, without_ddp_reduction
 from da_lightning.training.rehearsal import Shapes, rehearse, size_problem
+from da_lightning.training.schedules import Factor, ScheduleOptions, constant, make_schedule, scheduled
 from da_lightning.training.scores import SelectionScore
 
 log = logging.getLogger(__name__)
-
-
-class Term(NamedTuple):
-    """A summand of a loss: ``weight * value``; the value is logged unweighted."""
-
-    value: Tensor
-    weight: float = 1.0
-
-
-@dataclass(frozen=True)
-class Player:
-    """Parameters that one loss moves.
-
-    Args:
-        groups: Factors on the learning rate, and the parameters each applies to.
-        optimizer: ``{"name": "SGD", "lr": ..., ...}``, see :func:`~da_lightning.training.optimizers.make_optimizer`.
-        clip_norm: Largest gradient norm, after unscaling; ``None`` does not clip.
-    """
-
-    groups: Sequence[tuple[float, list[nn.Parameter]]]
-    optimizer: Mapping[str, Any]
-    clip_norm: PositiveFloat | None = None
 
 
 class NotFiniteError(UserError):
@@ -70,10 +50,9 @@ class AdaptationModule(L.LightningModule):
         max_iters: Length of the training in iterations (batches, whatever the number of players).
         accumulate: Batches whose gradients make one step.
         seed: Of noise drawn in the step (dropout, codes); order and augmentation have the data module's.
+        schedule: Of the learning rates, see :func:`~da_lightning.training.schedules.make_schedule`; ``None`` is the
+            method's own.
     """
-
-    ddp_strategy = "ddp"
-    """The strategy this method needs on more than one device."""
 
     objective: str | None = None
     """The test score that stands for all."""
@@ -84,10 +63,18 @@ class AdaptationModule(L.LightningModule):
     made_in_setup: tuple[str, ...] = ()
     """How the names of weights begin that ``setup`` makes, where their sizes come from the data."""
 
-    def __init__(self, max_iters: PositiveInt, accumulate: PositiveInt = 1, seed: Seed = 0) -> None:
+    def __init__(
+        self, max_iters: PositiveInt, accumulate: PositiveInt = 1, seed: Seed = 0, schedule: ScheduleOptions = None
+    ) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.max_iters, self.accumulate, self.seed = max_iters, accumulate, seed
+        self._schedule_options = schedule
+        self.use_schedule(constant())
+
+    def use_schedule(self, own: Factor) -> None:
+        """Set ``schedule``: what the option of that name says, or else the method's ``own``."""
+        self.schedule = make_schedule(self._schedule_options, self.max_iters, own)
 
     # -- what a method says ------------------------------------------------------------------------------------------
 
@@ -95,8 +82,15 @@ class AdaptationModule(L.LightningModule):
         """The players by name, in any order."""
         raise NotImplementedError
 
-    def updates(self, batch: dict[str, dict[str, Tensor]]) -> Iterator[tuple[str, dict[str, Term]]]:
-        """Yield ``(player, terms)`` in the order of the updates; each is stepped before the next is computed."""
+    def updates(self, batch: Batch) -> Updates:
+        """Yield ``Backward(player, terms)``, as often as it takes, and ``Step(player)`` when it is time.
+
+        Each has been done when this goes on, and a graph is gone after its backward pass: terms that are computed one
+        after another need the memory of one. Every player that has gradients steps before the end.
+
+        On several devices all ranks yield the same sequence. Gradients become means over ranks at a ``Step``; a
+        parameter may have one on some ranks, or on none.
+        """
         raise NotImplementedError
 
     def check_length(self, epoch: int) -> None:
@@ -136,10 +130,6 @@ class AdaptationModule(L.LightningModule):
     def exportable(self) -> Exportable:
         """What :mod:`da_lightning.export` writes to a file; a family's own arguments are options of the command."""
         raise UserError(f"{type(self).__name__} is of a family that cannot be exported yet.")
-
-    def lr_factor(self, iteration: int) -> float:
-        """Factor on every learning rate at ``iteration``."""
-        return 1.0
 
     def selection_score(
         self, score: SelectionScore, temperature: float
@@ -198,6 +188,8 @@ class AdaptationModule(L.LightningModule):
             cast_inputs(self)
 
     def configure_optimizers(self) -> Any:
+        if self._trainer is not None:
+            check_whole_parameters(self.trainer.strategy)
         self._players = self.players()
         is_scaled = getattr(getattr(self._trainer, "precision_plugin", None), "scaler", None) is not None
         if is_scaled and self.accumulate > 1 and len(self._players) > 1:
@@ -209,8 +201,7 @@ class AdaptationModule(L.LightningModule):
         configured = []
         for player in self._players.values():
             optimizer = make_optimizer(player.groups, player.optimizer)
-            schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.lr_factor)
-            configured.append({"optimizer": optimizer, "lr_scheduler": schedule})
+            configured.append({"optimizer": optimizer, "lr_scheduler": scheduled(optimizer, player.schedule)})
         return configured
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -220,7 +211,7 @@ class AdaptationModule(L.LightningModule):
         if "hyper_parameters" in checkpoint:
             checkpoint["hyper_parameters"] = without_origins(checkpoint["hyper_parameters"])
 
-    def training_step(self, batch: dict[str, dict[str, Tensor]], batch_idx: int) -> None:
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
         # Not at an epoch's start: a resumed run makes its loaders' iterators, which draw, at another moment.
         torch.manual_seed(mixed_seed(self.seed, self.iteration, self.global_rank))
         optimizers = dict(zip(self._players, _as_list(self.optimizers()), strict=True))
@@ -229,25 +220,41 @@ class AdaptationModule(L.LightningModule):
         left = min(self.trainer.num_training_batches - batch_idx, self.max_iters - self.iteration)
         group = min(self.accumulate, place + left)
         is_first, is_last = place == 0, place + 1 == group or self.trainer.is_last_batch
-        weighted: dict[str, Tensor] = {}  # of players, which may have several updates
-        for name, terms in self._updates(batch):
-            self._check_finite(name, terms)
-            parts = torch.stack([term.weight * term.value.float() for term in terms.values()])
-            if is_first:
-                optimizers[name].zero_grad()
-            self.manual_backward(parts.sum() / group)
-            if is_last:
-                optimizers[name].step()
-                optimizers[name].zero_grad()  # now, not at the next step: the other players need the memory
-            weighted[name] = torch.cat((weighted.get(name, parts[:0]), parts)).detach()
-            self.log_dict({f"train/{name}/{key}": term.value.detach() for key, term in terms.items()}, batch_size=1)
+        weighted: dict[str, Tensor] = {}  # of players, which may have several backward passes
+        waiting: set[str] = set()  # players with gradients, who are yet to step
+        with without_ddp_reduction(self.trainer):
+            for number, update in enumerate(self._updates(batch)):
+                name, where = update.player, f"{type(update).__name__}({update.player}), number {number}"
+                if isinstance(update, Step):
+                    if name not in waiting:
+                        raise RuntimeError(f"{type(self).__name__} yields {where}, without a Backward before it.")
+                    waiting.remove(name)
+                    if is_last:
+                        agreed(True, f"{where} of iteration {self.iteration}", self.device)
+                        average_gradients(self._players[name].parameters)
+                        optimizers[name].step()
+                        optimizers[name].zero_grad()  # now, not at the next step: the other players need the memory
+                    continue
+                terms = update.terms
+                self._check_finite(name, terms, where)
+                parts = torch.stack([term.weight * term.value.float() for term in terms.values()])
+                if is_first and name not in waiting:
+                    optimizers[name].zero_grad()
+                waiting.add(name)
+                self.manual_backward(parts.sum() / group, retain_graph=update.keep_graph)
+                weighted[name] = torch.cat((weighted.get(name, parts[:0]), parts)).detach()
+                logged = {f"train/{name}/{key}": term.value.detach() for key, term in terms.items()}
+                self.log_dict(logged, batch_size=1)
+                del update, terms, parts  # and with them the graph
+        if waiting:
+            raise RuntimeError(f"{type(self).__name__} made gradients for {', '.join(waiting)} and no Step after them.")
         losses = {f"train/{name}/loss": parts.sum() for name, parts in weighted.items() if len(parts) > 1}
         self.log_dict(losses | {"train/iteration": float(self.iteration)}, batch_size=1)
         # Here and not at the epoch's end: a checkpoint written on the last batch would miss the step.
         for schedule in _as_list(self.lr_schedulers()):
             schedule.step()
 
-    def _updates(self, batch: dict[str, dict[str, Tensor]]) -> Iterator[tuple[str, dict[str, Term]]]:
+    def _updates(self, batch: Batch) -> Updates:
         """:meth:`updates`, which say in a sentence if sizes are too small for them."""
         try:
             yield from self.updates(batch)
@@ -272,12 +279,12 @@ class AdaptationModule(L.LightningModule):
         scale = scaler.get_scale() if scaler is not None and is_scaled else 1.0
         for player, own in zip(self._players.values(), _as_list(self.optimizers()), strict=True):
             if own.optimizer is optimizer and player.clip_norm is not None:
-                clip_grad_norm_([p for _, group in player.groups for p in group], player.clip_norm * scale)
+                clip_grad_norm_(player.parameters, player.clip_norm * scale)
 
-    def _check_finite(self, player: str, terms: dict[str, Term]) -> None:
+    def _check_finite(self, player: str, terms: dict[str, Term], where: str) -> None:
         finite = torch.stack([term.value.detach().isfinite().all() for term in terms.values()])
         # All ranks must agree to stop, or the others wait for ever in their next all-reduce.
-        if self.trainer.strategy.reduce_boolean_decision(bool(finite.all()), all=True):
+        if agreed(bool(finite.all()), f"{where} of iteration {self.iteration}", self.device):
             return
         broken = [name for name, ok in zip(terms, finite.tolist(), strict=True) if not ok] or ["a term on another rank"]
         raise NotFiniteError(f"train/{player}/{', '.join(broken)} is not finite at iteration {self.iteration}")
@@ -289,13 +296,6 @@ class AdaptationModule(L.LightningModule):
             return
         what = broken[0] if broken else "A weight on another rank"
         raise NotFiniteError(f"{what} is not finite after iteration {self.iteration}, for a gradient was not")
-
-
-class AdversarialModule(AdaptationModule):
-    """A method whose players move against each other: several backward passes in a step."""
-
-    # Plain ``ddp`` fails at the second backward pass; see also the table of strategies in the documentation.
-    ddp_strategy = "ddp_find_unused_parameters_true"
 
 
 def share_statistics(network: nn.Module) -> None:

@@ -1,4 +1,4 @@
-"""Optimisers and schedules from plain numbers, which a checkpoint can hold."""
+"""Optimisers from plain numbers, which a checkpoint can hold."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -8,15 +8,14 @@ from torch import Tensor, nn
 
 from da_lightning.arguments import checked_arguments
 from da_lightning.errors import UserError
+from da_lightning.training.players import Group
 
 
-def make_optimizer(
-    groups: Sequence[tuple[float, list[nn.Parameter]]], options: Mapping[str, Any]
-) -> torch.optim.Optimizer:
+def make_optimizer(groups: Sequence[Group], options: Mapping[str, Any]) -> torch.optim.Optimizer:
     """Build an optimiser of ``torch.optim``.
 
     Args:
-        groups: Factors on the learning rate, and the parameters each applies to.
+        groups: Parameters, with what of them differs from ``options``.
         options: ``name`` (a class of ``torch.optim``), ``lr``, and whatever else that class takes.
 
     Raises:
@@ -33,7 +32,7 @@ def make_optimizer(
     if not lr >= 0:  # torch would not look at the rates of groups
         raise UserError(f"Expected a learning rate of at least 0 for {name}, but found {lr}: change method.*.lr.")
     try:
-        optimizer = kind([{"params": p, "lr": lr * factor} for factor, p in groups if p], **options)
+        optimizer = kind([_group(group, lr) for group in groups if group.parameters], **options)
     except (ValueError, TypeError, RuntimeError) as error:
         raise UserError(f"The {name} optimiser refuses its options ({error}): change them.") from None
     if options.get("fused"):
@@ -44,6 +43,11 @@ def make_optimizer(
     return optimizer
 
 
+def _group(group: Group, lr: float) -> dict[str, Any]:
+    own = {} if group.weight_decay is None else {"weight_decay": group.weight_decay}
+    return {"params": group.parameters, "lr": lr * group.lr_factor, **own}
+
+
 def optimizer_options(shared: Mapping[str, Any], own: Mapping[str, Any] | None = None) -> Mapping[str, Any]:
     """A player's ``own`` options, and those of ``shared`` that it leaves out, unless it names a class of its own.
 
@@ -52,7 +56,7 @@ def optimizer_options(shared: Mapping[str, Any], own: Mapping[str, Any] | None =
     """
     own = own or {}
     options = own if "name" in own else {**shared, **own}
-    make_optimizer([(1.0, [nn.Parameter(torch.zeros(1))])], options)
+    make_optimizer([Group([nn.Parameter(torch.zeros(1))])], options)
     return options
 
 
@@ -84,8 +88,3 @@ def _gradients(optimizer: torch.optim.Optimizer) -> Iterator[tuple[Tensor, Tenso
         for weight in group["params"]:
             if weight.grad is not None:
                 yield weight, weight.grad
-
-
-def poly(iteration: int, horizon: int, power: float = 0.9) -> float:
-    """Polynomial decay from 1 to 0 at ``horizon``."""
-    return max(0.0, 1.0 - iteration / horizon) ** power

@@ -10,27 +10,13 @@ from lightning.pytorch.strategies import Strategy
 from da_lightning.errors import UserError
 from da_lightning.files import DiskError
 from da_lightning.training.devices import parsed_devices
-from da_lightning.training.module import AdaptationModule
 
 
-def resolve_strategy(
-    strategy: str, module: AdaptationModule, accelerator: str, devices: int | str | list[int], num_nodes: int
-) -> str:
-    """``auto`` becomes what ``module`` needs on more than one device; anything else is left as it is.
-
-    Raises:
-        UserError: A strategy by name under which ``module`` would stop at its second backward pass.
-    """
-    needed = module.ddp_strategy
-    is_alone = count_processes(accelerator, devices, num_nodes) == 1
-    if strategy == "auto":
-        return "auto" if is_alone else needed
-    if not is_alone and isinstance(strategy, str) and needed.endswith("_true") and not strategy.endswith("_true"):
-        raise UserError(
-            f"trainer.strategy={strategy} stops {type(module).__name__} at the second backward pass of a step: leave "
-            f"trainer.strategy=auto, which takes {needed}."
-        )
-    return strategy
+def resolve_strategy(strategy: str, accelerator: str, devices: int | str | list[int], num_nodes: int) -> str:
+    """``auto`` becomes ``ddp`` on more than one device; anything else is left as it is."""
+    if strategy != "auto" or count_processes(accelerator, devices, num_nodes) == 1:
+        return strategy
+    return "ddp"
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 """CycleGAN: Unpaired Image-to-Image Translation using Cycle-Consistent Adversarial Networks (Zhu et al., ICCV 2017)."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,7 +9,8 @@ from torch import Tensor, nn
 
 from da_lightning.errors import CheckpointError
 from da_lightning.training.losses import Gan, gan_loss
-from da_lightning.training.module import Player, Term, frozen
+from da_lightning.training.module import frozen
+from da_lightning.training.players import Backward, Batch, Player, Step, Term, Updates
 from da_lightning.translation.image_pool import ImagePool
 from da_lightning.translation.linear_decay import LinearDecayTranslation
 from da_lightning.translation.losses import l1
@@ -90,17 +90,21 @@ class CycleGAN(LinearDecayTranslation):
     def players(self) -> dict[str, Player]:
         return {
             "generator": self.player([self.generators], self.optimizer_options),
-            "discriminator": self.player([self.discriminators], self.discriminator_options),
+            "discriminator": self.player(
+                [self.discriminators], self.discriminator_options, self.discriminator_schedule
+            ),
         }
 
     def generate(self, image: Tensor, to: Domain, style: Tensor | None = None) -> Tensor:
         return self.generators[to](image)
 
-    def updates(self, batch: dict[str, dict[str, Tensor]]) -> Iterator[tuple[str, dict[str, Term]]]:
+    def updates(self, batch: Batch) -> Updates:
         real = self.images(batch)
         fake, terms = self.generator_terms(real)
-        yield "generator", terms
-        yield "discriminator", self.discriminator_terms(real, fake)
+        yield Backward("generator", terms)
+        yield Step("generator")
+        yield Backward("discriminator", self.discriminator_terms(real, fake))
+        yield Step("discriminator")
 
     def fakes(self, real: Images) -> Images:
         """Translations by the domain that they are in."""

@@ -1,6 +1,5 @@
 """DRIT++: Diverse Image-to-Image Translation via Disentangled Representations (Lee et al., ECCV 2018 and IJCV 2020)."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -9,7 +8,8 @@ from torch import Tensor, nn
 
 from da_lightning.errors import UserError
 from da_lightning.training.losses import gan_loss
-from da_lightning.training.module import Player, Term, frozen
+from da_lightning.training.module import frozen
+from da_lightning.training.players import Backward, Batch, Group, Player, Step, Term, Updates
 from da_lightning.translation.linear_decay import LinearDecayTranslation
 from da_lightning.translation.losses import discriminator_loss, generator_loss, l1, mean_square
 from da_lightning.translation.module import DOMAINS, Domain, other
@@ -117,13 +117,19 @@ class DRIT(LinearDecayTranslation):
             load_weights(self, init_from, official_state)
 
     def players(self) -> dict[str, Player]:
-        content = [(self.content_lr_factor, list(self.content_discriminator.parameters()))]
+        content = [Group(list(self.content_discriminator.parameters()), self.content_lr_factor)]
         return {
             "generator": self.player(
                 [self.content_encoder, self.attribute_encoders, self.generator], self.optimizer_options
             ),
-            "discriminator": self.player([self.discriminators, self.random_discriminators], self.discriminator_options),
-            "content_discriminator": Player(content, self.discriminator_options, self.content_clip_norm),
+            "discriminator": self.player(
+                [self.discriminators, self.random_discriminators],
+                self.discriminator_options,
+                self.discriminator_schedule,
+            ),
+            "content_discriminator": Player(
+                content, self.discriminator_options, self.content_clip_norm, self.discriminator_schedule
+            ),
         }
 
     # -- translation -------------------------------------------------------------------------------------------------
@@ -138,12 +144,13 @@ class DRIT(LinearDecayTranslation):
 
     # -- training ----------------------------------------------------------------------------------------------------
 
-    def updates(self, batch: dict[str, dict[str, Tensor]]) -> Iterator[tuple[str, dict[str, Term]]]:
+    def updates(self, batch: Batch) -> Updates:
         images, shown = self._halves(batch)
         if self.iteration % (self.content_iters + 1) < self.content_iters:
             with torch.no_grad():
                 contents = self._contents(images)
-            yield "content_discriminator", self._content_terms(contents)
+            yield Backward("content_discriminator", self._content_terms(contents))
+            yield Step("content_discriminator")
             return
 
         contents = self._contents(images)
@@ -157,8 +164,11 @@ class DRIT(LinearDecayTranslation):
         with torch.no_grad():
             random = self._random_translations(contents, drawn)
 
-        yield "discriminator", self._discriminator_terms(images, shown, translations, random)
-        yield "content_discriminator", self._content_terms({domain: contents[domain].detach() for domain in DOMAINS})
+        yield Backward("discriminator", self._discriminator_terms(images, shown, translations, random))
+        yield Step("discriminator")
+        detached = {domain: contents[domain].detach() for domain in DOMAINS}
+        yield Backward("content_discriminator", self._content_terms(detached))
+        yield Step("content_discriminator")
 
         contents_again = {other(domain): self.content_encoder(translations[domain], domain) for domain in DOMAINS}
         styles_again, _ = self._styles(translations)
@@ -176,9 +186,12 @@ class DRIT(LinearDecayTranslation):
                     l1(reconstructions[domain], images[domain]), self.reconstruction_weight
                 ),
             }
-        yield "generator", terms
+        yield Backward("generator", terms)
+        yield Step("generator")
 
-        yield "generator", self._random_terms(self._random_translations(self._contents(images), drawn), drawn)
+        again = self._random_translations(self._contents(images), drawn)
+        yield Backward("generator", self._random_terms(again, drawn))
+        yield Step("generator")
 
     def _halves(self, batch: dict[str, dict[str, Tensor]]) -> tuple[Images, Images]:
         images = self.images(batch)

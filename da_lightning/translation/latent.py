@@ -1,6 +1,5 @@
 """What UNIT and MUNIT share: a generator and discriminators a domain, the order of the updates, the schedule."""
 
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -8,7 +7,9 @@ from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 
 from da_lightning.training.losses import Gan
-from da_lightning.training.module import Player, Term, frozen
+from da_lightning.training.module import frozen
+from da_lightning.training.players import Backward, Batch, Group, Player, Step, Term, Updates
+from da_lightning.training.schedules import steps
 from da_lightning.translation.losses import discriminator_loss, generator_loss, l1
 from da_lightning.translation.module import DOMAINS, Domain, TranslationModule, other
 from da_lightning.translation.networks.blocks import initialise
@@ -76,7 +77,9 @@ class LatentTranslation(TranslationModule):
         self.adversarial_weight, self.reconstruction_weight = adversarial_weight, reconstruction_weight
         self.cycle_weight, self.perceptual_weight = cycle_weight, perceptual_weight
         self.perceptual_features, self.gan, self.share_fakes = perceptual_features, gan, share_fakes
-        self.lr_step, self.lr_gamma, self.stride = lr_step, lr_gamma, 2**downsamples
+        self.stride = 2**downsamples
+        # The official schedule is stepped before the update.
+        self.use_schedule(steps(self.max_iters, lr_gamma, every=lr_step, ahead=1))
         self._perceptual: tuple[PerceptualDistance, ...] = ()
         shape = discriminator_width, discriminator_scales, discriminator_layers
         self.discriminators = nn.ModuleDict({domain: MultiScaleDiscriminator(*shape) for domain in DOMAINS})
@@ -105,29 +108,32 @@ class LatentTranslation(TranslationModule):
 
     def players(self) -> dict[str, Player]:
         return {
-            "generator": Player([(1.0, list(self.generators.parameters()))], self.optimizer_options, self.clip_norm),
+            "generator": Player(
+                [Group(list(self.generators.parameters()))], self.optimizer_options, self.clip_norm, self.schedule
+            ),
             "discriminator": Player(
-                [(1.0, list(self.discriminators.parameters()))], self.discriminator_options, self.clip_norm
+                [Group(list(self.discriminators.parameters()))],
+                self.discriminator_options,
+                self.clip_norm,
+                self.discriminator_schedule,
             ),
         }
-
-    def lr_factor(self, iteration: int) -> float:
-        # The official schedule is stepped before the update.
-        return self.lr_gamma ** ((iteration + 1) // self.lr_step)
 
     def on_train_start(self) -> None:
         if self.perceptual_weight:
             # In a tuple it is no submodule: no checkpoint or optimiser holds its weights.
             self._perceptual = (PerceptualDistance(self.perceptual_features).to(self.device),)
 
-    def updates(self, batch: dict[str, dict[str, Tensor]]) -> Iterator[tuple[str, dict[str, Term]]]:
+    def updates(self, batch: Batch) -> Updates:
         images = self.images(batch)
         with torch.set_grad_enabled(self.share_fakes):
             forward = self.forward_pass(images)
-        yield "discriminator", self._discriminator_terms(images, forward)
+        yield Backward("discriminator", self._discriminator_terms(images, forward))
+        yield Step("discriminator")
         if not self.share_fakes:
             forward = self.forward_pass(images)
-        yield "generator", self._generator_terms(images, forward)
+        yield Backward("generator", self._generator_terms(images, forward))
+        yield Step("generator")
 
     def _discriminator_terms(self, images: Images, forward: Forward) -> dict[str, Term]:
         return {

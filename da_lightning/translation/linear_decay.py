@@ -7,8 +7,8 @@ from typing import Any
 from torch import nn
 
 from da_lightning.errors import UserError
-from da_lightning.training.module import Player
-from da_lightning.training.optimizers import poly
+from da_lightning.training.players import Group, Player
+from da_lightning.training.schedules import Schedule, linear
 from da_lightning.translation.module import TranslationModule
 
 
@@ -23,13 +23,12 @@ class LinearDecayTranslation(TranslationModule):
     def __init__(self, decay_from: int | None = None, **options: Any) -> None:
         super().__init__(**options)
         self.decay_from = self.max_iters // 2 if decay_from is None else decay_from
+        self.use_schedule(linear(self.max_iters, decay_from=self.decay_from))
 
-    def lr_factor(self, iteration: int) -> float:
-        return poly(max(0, iteration - self.decay_from), max(1, self.max_iters - self.decay_from), power=1.0)
-
-    def player(self, networks: list[nn.Module], options: Mapping[str, Any]) -> Player:
+    def player(self, networks: list[nn.Module], options: Mapping[str, Any], schedule: Schedule | None = None) -> Player:
         """All parameters of ``networks``, at one learning rate."""
-        return Player([(1.0, [p for network in networks for p in network.parameters()])], options, self.clip_norm)
+        parameters = [parameter for network in networks for parameter in network.parameters()]
+        return Player([Group(parameters)], options, self.clip_norm, schedule or self.schedule)
 
     def refuse_accumulation(self, name: str) -> None:
         """For methods whose players step unequally often, which would mix the gradients of several batches.

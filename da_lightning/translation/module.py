@@ -12,8 +12,9 @@ from da_lightning.arguments import Seed
 from da_lightning.errors import UserError
 from da_lightning.seeds import mixed_seed
 from da_lightning.training.exportable import Exportable
-from da_lightning.training.module import AdversarialModule
+from da_lightning.training.module import AdaptationModule
 from da_lightning.training.optimizers import optimizer_options
+from da_lightning.training.schedules import Schedule, ScheduleOptions, make_schedule
 from da_lightning.translation.metrics import INPUTS, PAIRS, DomainScores, Metric, metric_networks, score_name
 
 log = logging.getLogger(__name__)
@@ -37,7 +38,7 @@ def other(domain: Domain) -> Domain:
     return "target" if domain == "source" else "source"
 
 
-class TranslationModule(AdversarialModule):
+class TranslationModule(AdaptationModule):
     """Translators between two domains. A subclass says how one image is translated (:meth:`generate`).
 
     Images are float32 RGB [B, 3, H, W] in [-1, 1].
@@ -51,7 +52,8 @@ class TranslationModule(AdversarialModule):
             error of round trips.
         features: torchvision's name of a network to compare by, ``None`` the metrics' standard ones; and
         features_from: a file with its weights. See :func:`~da_lightning.translation.metrics.metric_networks`.
-        max_iters, accumulate, seed: See :class:`~da_lightning.training.module.AdaptationModule`.
+        max_iters, accumulate, seed, schedule: See :class:`~da_lightning.training.module.AdaptationModule`.
+        discriminator_schedule: Of the discriminators; ``None`` is as ``schedule``.
     """
 
     style_dim = 0
@@ -72,16 +74,23 @@ class TranslationModule(AdversarialModule):
         features_from: str | None = None,
         accumulate: PositiveInt = 1,
         seed: Seed = 0,
+        schedule: ScheduleOptions = None,
+        discriminator_schedule: ScheduleOptions = None,
     ) -> None:
-        super().__init__(max_iters, accumulate, seed)
+        super().__init__(max_iters, accumulate, seed, schedule)
         self.optimizer_options, self.clip_norm = optimizer_options(optimizer), clip_norm
         self.discriminator_options = optimizer_options(optimizer, discriminator_optimizer)
+        self._discriminator_schedule = discriminator_schedule
         self.metrics, self._compared_by = metrics or (), (features, features_from)
         self._networks: dict[Metric, nn.Module] = {}
         self.score_names: dict[str, str] = {
             metric: score_name(metric, features, features_from) for metric in self.metrics
         }
         self.objective = f"target/{self.score_names.get('fid', 'cycle_l1')}"
+
+    @property
+    def discriminator_schedule(self) -> Schedule:
+        return make_schedule(self._discriminator_schedule, self.max_iters, self.schedule)
 
     # -- what a method says ------------------------------------------------------------------------------------------
 

@@ -1,7 +1,6 @@
 """StarGAN: one generator for many domains (Choi et al., CVPR 2018)."""
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,8 @@ from torch.nn.functional import cross_entropy
 
 from da_lightning.errors import CheckpointError
 from da_lightning.training.exportable import Exportable
-from da_lightning.training.module import Player, Term, frozen
+from da_lightning.training.module import frozen
+from da_lightning.training.players import Backward, Batch, Player, Step, Term, Updates
 from da_lightning.translation.linear_decay import LinearDecayTranslation
 from da_lightning.translation.losses import l1
 from da_lightning.translation.module import ABOUT, DOMAINS, Domain, as_unit
@@ -100,7 +100,7 @@ class StarGAN(LinearDecayTranslation):
     def players(self) -> dict[str, Player]:
         return {
             "generator": self.player([self.generator], self.optimizer_options),
-            "discriminator": self.player([self.discriminator], self.discriminator_options),
+            "discriminator": self.player([self.discriminator], self.discriminator_options, self.discriminator_schedule),
         }
 
     def generate(self, image: Tensor, to: Domain | int | Tensor, style: Tensor | None = None) -> Tensor:
@@ -119,7 +119,7 @@ class StarGAN(LinearDecayTranslation):
             self.stride,
         )
 
-    def updates(self, batch: dict[str, dict[str, Tensor]]) -> Iterator[tuple[str, dict[str, Term]]]:
+    def updates(self, batch: Batch) -> Updates:
         real = torch.cat(list(self.images(batch).values()))
         own = torch.cat([_domains(batch[domain], number) for number, domain in enumerate(DOMAINS)])
         wanted = own[torch.randperm(len(own), device=own.device)]
@@ -129,27 +129,25 @@ class StarGAN(LinearDecayTranslation):
 
         real_score, real_class = self.discriminator(real)
         fake_score, _ = self.discriminator(fake.detach())
-        yield (
-            "discriminator",
-            {
-                "real": Term(-real_score.float().mean()),
-                "fake": Term(fake_score.float().mean()),
-                "classification": Term(cross_entropy(real_class.float(), own), self.classification_weight),
-                "gradient_penalty": Term(self._gradient_penalty(real, fake.detach()), self.penalty_weight),
-            },
-        )
+        terms = {
+            "real": Term(-real_score.float().mean()),
+            "fake": Term(fake_score.float().mean()),
+            "classification": Term(cross_entropy(real_class.float(), own), self.classification_weight),
+            "gradient_penalty": Term(self._gradient_penalty(real, fake.detach()), self.penalty_weight),
+        }
+        yield Backward("discriminator", terms)
+        yield Step("discriminator")
         if not is_generators_turn:
             return
         with frozen(self.discriminator):
             fake_score, fake_class = self.discriminator(fake)
-        yield (
-            "generator",
-            {
-                "adversarial": Term(-fake_score.float().mean()),
-                "classification": Term(cross_entropy(fake_class.float(), wanted), self.classification_weight),
-                "reconstruction": Term(l1(self.generator(fake, own), real), self.reconstruction_weight),
-            },
-        )
+        terms = {
+            "adversarial": Term(-fake_score.float().mean()),
+            "classification": Term(cross_entropy(fake_class.float(), wanted), self.classification_weight),
+            "reconstruction": Term(l1(self.generator(fake, own), real), self.reconstruction_weight),
+        }
+        yield Backward("generator", terms)
+        yield Step("generator")
 
     def _gradient_penalty(self, real: Tensor, fake: Tensor) -> Tensor:
         """Mean square of how far the critic's slope is from 1, at random places between ``real`` and ``fake``."""

@@ -1,6 +1,5 @@
 """UNIT for adapting a classifier (Liu et al., NIPS 2017, section "Domain Adaptation")."""
 
-from collections.abc import Iterator
 from typing import Any, cast
 
 import lightning.pytorch as L
@@ -13,7 +12,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from da_lightning.arguments import Share
 from da_lightning.errors import UserError
 from da_lightning.training.callbacks import KeepSourceOnly
-from da_lightning.training.module import Term
+from da_lightning.training.players import Backward, Batch, Step, Term, Updates
 from da_lightning.translation.latent import Forward, Images
 from da_lightning.translation.losses import judged_loss
 from da_lightning.translation.module import DOMAINS
@@ -64,6 +63,7 @@ class UNITClassifier(UNIT):
         self.objective = "target/accuracy"
         self.num_classes, self.source_iters, self.decay_from = num_classes, source_iters, decay_from
         self.class_weight, self.feature_weight = class_weight, feature_weight
+        self.use_schedule(self._second_half)
         source = ClassifierDiscriminator(num_classes, classifier_width, dropout)
         self.discriminators = nn.ModuleDict({"source": source, "target": source.for_other_domain()})
         self.load_initial(init_from)
@@ -82,12 +82,12 @@ class UNITClassifier(UNIT):
     def configure_callbacks(self) -> list[L.Callback]:
         return [KeepSourceOnly(self.source_iters)] if self.source_iters else []
 
-    def lr_factor(self, iteration: int) -> float:
+    def _second_half(self, iteration: int) -> float:
         begins = self.decay_from * self.max_iters
         left = max(self.max_iters - iteration, 0)
         return 1.0 if iteration <= begins else left / (self.max_iters - begins)
 
-    def updates(self, batch: dict[str, dict[str, Tensor]]) -> Iterator[tuple[str, dict[str, Term]]]:
+    def updates(self, batch: Batch) -> Updates:
         self._label = batch["source"]["label"]
         if self._label.max() >= self.num_classes:
             raise UserError(
@@ -97,7 +97,9 @@ class UNITClassifier(UNIT):
         if self.iteration < self.source_iters:
             image, networks = batch["source"]["image"], {domain: self._classifier(domain) for domain in DOMAINS}
             features = {domain: network.features(network.maps(image)) for domain, network in networks.items()}
-            yield "discriminator", {f"class_{domain}": self._class_term(domain, features[domain]) for domain in DOMAINS}
+            terms = {f"class_{domain}": self._class_term(domain, features[domain]) for domain in DOMAINS}
+            yield Backward("discriminator", terms)
+            yield Step("discriminator")
         else:
             yield from super().updates(batch)
 

@@ -9,7 +9,7 @@ import lightning.pytorch as L
 import pytest
 import torch
 import torch.distributed as dist
-from tiny_runs import assert_same, assert_same_training, command, run_folders, succeeded, tiny, trainer
+from tiny_runs import assert_same, assert_same_training, backwards, command, run_folders, succeeded, tiny, trainer
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
@@ -170,7 +170,7 @@ def ready(method: ECN, size: int = 6) -> ECN:
 
 def updates(method: ECN, batch: dict[str, dict[str, Tensor]]) -> Iterator[Any]:
     torch.manual_seed(3)
-    return method.updates(batch)
+    return backwards(method, batch)
 
 
 def test_the_terms_are_those_of_the_paper_and_the_memory_follows_them(batch: dict) -> None:

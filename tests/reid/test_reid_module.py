@@ -8,7 +8,7 @@ from typing import Any
 import lightning.pytorch as L
 import pytest
 import torch
-from tiny_runs import composed
+from tiny_runs import backwards, composed
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.io import read_image
@@ -143,7 +143,7 @@ def test_loss_is_that_of_the_recipe(head: Any, smoothing: float) -> None:
         assert module.classifier.bias is None
     log_p = torch.log_softmax(module.classifier(features), dim=1)
     wanted = (1 - smoothing) * F.one_hot(source["person"], 3) + smoothing / 3
-    ((player, terms),) = module.updates({"source": source})
+    ((player, terms),) = backwards(module, {"source": source})
     assert player == "embedder"
     torch.testing.assert_close(terms["identification"].value, -(wanted * log_p).sum(1).mean())
 
@@ -151,7 +151,7 @@ def test_loss_is_that_of_the_recipe(head: Any, smoothing: float) -> None:
 def test_dropout_is_between_embedding_and_classifier() -> None:
     module, seen = method(num_persons=3, dropout=0.5), []
     module.classifier.register_forward_hook(lambda layer, inputs, output: seen.append(inputs[0]))
-    list(module.updates({"source": {"image": torch.rand(4, 3, 64, 32), "person": torch.zeros(4).long()}}))
+    list(backwards(module, {"source": {"image": torch.rand(4, 3, 64, 32), "person": torch.zeros(4).long()}}))
     assert 0.4 < (seen[0] == 0).float().mean() < 0.6
 
 
@@ -159,7 +159,7 @@ def test_official_rates_fall_at_the_fortieth_epoch_of_sixty() -> None:
     for experiment, epoch in (("ecn_market2duke", 101), ("spgan_market2duke", 808)):
         options = composed(f"experiment={experiment}").method
         module = method(num_persons=3, max_iters=60 * epoch, decay_at=list(options.decay_at))
-        assert module.lr_factor(40 * epoch - 1) == 1 and module.lr_factor(40 * epoch) == pytest.approx(0.1)
+        assert module.schedule(40 * epoch - 1) == 1 and module.schedule(40 * epoch) == pytest.approx(0.1)
 
 
 def test_epochs_are_no_shares() -> None:
@@ -177,7 +177,7 @@ def test_learning_rates() -> None:
     assert {id(p) for p in new["params"]} == {
         id(p) for p in [*module.embedding.parameters(), *module.classifier.parameters()]
     }
-    factors = [module.lr_factor(iteration) for iteration in (0, 29, 30, 59, 60, 89)]
+    factors = [module.schedule(iteration) for iteration in (0, 29, 30, 59, 60, 89)]
     assert factors == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
 
 

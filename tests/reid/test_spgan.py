@@ -10,7 +10,7 @@ import lightning.pytorch as L
 import pytest
 import torch
 from tiny_people import TinyPeople
-from tiny_runs import assert_same, assert_same_training, trainer
+from tiny_runs import assert_same, assert_same_training, backwards, trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchvision.io import read_image
@@ -157,7 +157,7 @@ def test_each_player_moves_its_own_networks_and_dropout_stays_on() -> None:
     module, (batch,) = method(siamese_from=0, contrastive_from=0), batches(1)
     calls = []
     module.siamese.fc2.register_forward_pre_hook(lambda _, given: calls.append(bool((given[0] == 0).any())))
-    for player, terms in module.updates(batch):
+    for player, terms in backwards(module, batch):
         module.zero_grad()
         total(terms).backward()
         moved = {name.split(".")[0] for name, p in module.named_parameters() if p.grad is not None}
@@ -173,7 +173,7 @@ def test_who_is_up_when(monkeypatch: pytest.MonkeyPatch) -> None:
     module, seen = method(max_iters=20, siamese_from=0.1, contrastive_from=0.2), []
     for iteration in range(6):
         monkeypatch.setattr(SPGAN, "iteration", iteration)
-        seen.append({player: "similarity" in terms for player, terms in module.updates(batch)})
+        seen.append({player: "similarity" in terms for player, terms in backwards(module, batch)})
     generator, siamese, discriminator = {"generator": False}, {"siamese": True}, {"discriminator": False}
     assert seen == [
         generator | discriminator,

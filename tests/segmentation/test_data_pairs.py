@@ -235,7 +235,7 @@ def module_of(tmp_path: Path, experiment: str) -> Any:
 def test_adaptsegnet_has_the_official_numbers(tmp_path):
     two, one = (module_of(tmp_path, f"adaptsegnet_{name}gta2cityscapes") for name in ("", "single_"))
     assert two.max_iters == 150_000
-    assert [two.lr_factor(i) for i in (0, 75_000, 150_000)] == pytest.approx([1, 0.725, 0.438], abs=1e-3)
+    assert [two.schedule(i) for i in (0, 75_000, 150_000)] == pytest.approx([1, 0.725, 0.438], abs=1e-3)
     assert two.optimizer_options == {
         "name": "SGD",
         "lr": 2.5e-4,
@@ -261,7 +261,7 @@ def test_adaptsegnet_has_the_official_numbers(tmp_path):
 def test_cbst_has_the_official_numbers(tmp_path, experiment, portions, shares, policy):
     module = module_of(tmp_path, experiment)
     firsts = [module.source_iters + number * module.iters_per_round for number in range(6)]
-    rates = [2.5e-4 * module.lr_factor(first) for first in firsts]
+    rates = [2.5e-4 * module.schedule(first) for first in firsts]
     assert rates == pytest.approx([1e-4 / math.sqrt(2) ** number for number in range(6)], rel=1e-3)
     training = module.self_training
     assert (training.rounds, training.policy, training.threshold_stride) == (6, policy, 4)

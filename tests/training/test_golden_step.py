@@ -134,7 +134,7 @@ def test_accumulation_mixes_no_losses_of_different_players(tmp_path: Path) -> No
 def test_the_source_phase_and_adaptation_decay_each_on_their_own() -> None:
     module = method(source_iters=4, max_iters=8, horizon=10, adaptation_lr_factor=0.5)
     expected = [*((1 - i / 4) ** 0.9 for i in range(4)), *(0.5 * (1 - i / 10) ** 0.9 for i in range(4))]
-    assert [module.lr_factor(i) for i in range(8)] == pytest.approx(expected)
+    assert [module.schedule(i) for i in range(8)] == pytest.approx(expected)
 
 
 def test_heads_learn_ten_times_as_fast() -> None:

@@ -6,6 +6,7 @@ from torch import nn
 
 from da_lightning.errors import UserError
 from da_lightning.training.optimizers import make_optimizer, optimizer_options
+from da_lightning.training.players import Group
 
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
 
@@ -22,7 +23,7 @@ def test_fused_steps_are_right_in_any_layout(
     results = []
     for fused in (False, True):
         weight = nn.Parameter(start.clone().to(memory_format=weights))
-        optimizer = make_optimizer([(1.0, [weight])], options | {"fused": fused})
+        optimizer = make_optimizer([Group([weight])], options | {"fused": fused})
         for step in range(4):
             if step == 2:
                 state = optimizer.state_dict()
@@ -44,7 +45,7 @@ def test_fused_steps_are_right_in_any_layout(
 def test_gpus_get_all_tensors_of_a_fused_step_in_one_layout(name: str, gradients: torch.memory_format) -> None:
     """As CUDA's kernels check; no device is at hand, so that the step itself is left out."""
     weight = nn.Parameter(torch.empty(6, 4, 3, 3))
-    optimizer = make_optimizer([(1.0, [weight])], {"name": name, "lr": 0.1, "fused": True})
+    optimizer = make_optimizer([Group([weight])], {"name": name, "lr": 0.1, "fused": True})
     elsewhere = nn.Parameter(torch.empty(6, 4, 3, 3, device="meta").to(memory_format=torch.channels_last))
     optimizer.param_groups[0]["params"] = [elsewhere]
     elsewhere.grad = torch.empty_like(elsewhere).contiguous(memory_format=gradients)
@@ -69,7 +70,7 @@ def test_gpus_get_all_tensors_of_a_fused_step_in_one_layout(name: str, gradients
 )
 def test_options_that_cannot_be_are_told(options: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        make_optimizer([(1.0, [nn.Parameter(torch.zeros(1))])], options)
+        make_optimizer([Group([nn.Parameter(torch.zeros(1))])], options)
 
 
 def test_a_players_options_go_over_the_shared_ones() -> None:

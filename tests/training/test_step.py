@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from da_lightning.errors import UserError
-from da_lightning.training.module import AdaptationModule, NotFiniteError, Player, Term, frozen
+from da_lightning.training.module import AdaptationModule, NotFiniteError, frozen
+from da_lightning.training.players import Backward, Batch, Group, Player, Step, Term, Updates
 
 
 class Duel(AdaptationModule):
@@ -35,21 +36,26 @@ class Duel(AdaptationModule):
         self.clips, self.options = (clip, second_clip), {"name": "SGD", "lr": lr, "momentum": momentum, "fused": fused}
 
     def players(self) -> dict[str, Player]:
-        groups = [(1.0, [self.first.weight]), (2.0, [self.first.bias])]
+        groups = [Group([self.first.weight]), Group([self.first.bias], 2.0)]
         return {
-            "first": Player(groups, self.options, self.clips[0]),
-            "second": Player([(1.0, list(self.second.parameters()))], self.options, self.clips[1]),
+            "first": Player(groups, self.options, self.clips[0], self.schedule),
+            "second": Player([Group(list(self.second.parameters()))], self.options, self.clips[1], self.schedule),
         }
 
-    def updates(self, batch: dict[str, dict[str, Tensor]]) -> Iterator[tuple[str, dict[str, Term]]]:
+    def terms(self, batch: Batch) -> Iterator[tuple[str, dict[str, Term]]]:
         for name, domain in (("first", "source"), ("second", "target")):
             error = getattr(self, name)(batch[domain]["x"])[:, 0] - batch[domain]["y"]
             yield name, {"square": Term(error.square().mean()), "mean": Term(error.mean().square(), 0.5)}
 
+    def updates(self, batch: Batch) -> Updates:
+        for name, terms in self.terms(batch):
+            yield Backward(name, terms)
+            yield Step(name)
+
 
 class Halving(Duel):
-    def lr_factor(self, iteration: int) -> float:
-        return 0.5**iteration
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options, schedule={"name": "steps", "every": 1, "factor": 0.5})
 
 
 class Watch(L.Callback):
@@ -169,8 +175,8 @@ def test_epochs_of_another_length_go_on_to_the_same_iteration(tmp_path: Path) ->
 
 def test_two_batches_accumulated_equal_one_of_double_size(tmp_path: Path) -> None:
     class Squares(Duel):  # a mean over samples, unlike the square of their mean
-        def updates(self, batch: dict) -> Iterator[tuple[str, dict[str, Term]]]:
-            for name, terms in super().updates(batch):
+        def terms(self, batch: Batch) -> Iterator[tuple[str, dict[str, Term]]]:
+            for name, terms in super().terms(batch):
                 yield name, {"square": terms["square"]}
 
     content = batches(4)
@@ -201,11 +207,129 @@ def test_what_is_left_at_the_epochs_end_makes_a_step(tmp_path: Path) -> None:
         for optimizer in optimizers:
             optimizer.zero_grad()
         for batch in parts:
-            for _, terms in expected.updates(batch):
+            for _, terms in expected.terms(batch):
                 (sum(term.weight * term.value for term in terms.values()) / len(parts)).backward()
         for optimizer in optimizers:
             optimizer.step()
     torch.testing.assert_close(module.state_dict(), expected.state_dict())
+
+
+# -- several backward passes and one step ------------------------------------------------------------------------------
+
+
+class Apart(Duel):
+    """The terms of a player in backward passes of their own, which share a graph."""
+
+    def updates(self, batch: Batch) -> Updates:
+        for name, terms in self.terms(batch):
+            for number, (term, value) in enumerate(terms.items()):
+                yield Backward(name, {term: value}, keep_graph=number == 0)
+            yield Step(name)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_terms_in_passes_of_their_own_are_those_of_one_pass(accumulate: int, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"max_iters": 4, "momentum": 0.9, "clip": 0.5, "accumulate": accumulate}
+    apart, together = Apart(**options), Duel(**options)
+    logged = [
+        fit(module, batches(4), tmp_path / str(number)).logged_metrics
+        for number, module in enumerate((apart, together))
+    ]
+    torch.testing.assert_close(apart.state_dict(), together.state_dict())
+    torch.testing.assert_close(logged[0], logged[1])
+
+
+def test_gradients_wait_for_their_players_step(tmp_path: Path) -> None:
+    class Late(Duel):
+        def updates(self, batch: Batch) -> Updates:
+            for name, terms in list(self.terms(batch)):
+                yield Backward(name, terms)
+            seen.append({name: p.grad is not None for name, p in self.named_parameters()})
+            yield Step("second")
+            seen.append({name: p.grad is not None for name, p in self.named_parameters()})
+            yield Step("first")
+
+    seen: list[dict[str, bool]] = []
+    late, usual = Late(), Duel()
+    fit(late, batches(1), tmp_path / "late")
+    fit(usual, batches(1), tmp_path / "usual")
+    torch.testing.assert_close(late.state_dict(), usual.state_dict())
+    assert all(seen[0].values())
+    assert {name.partition(".")[0] for name, there in seen[1].items() if there} == {"first"}
+
+
+def test_a_player_that_never_steps_or_has_nothing_to_step_by_is_named(tmp_path: Path) -> None:
+    class Forgotten(Duel):
+        def updates(self, batch: Batch) -> Updates:
+            yield from (update for update in super().updates(batch) if update != Step("second"))
+
+    class Idle(Duel):
+        def updates(self, batch: Batch) -> Updates:
+            yield Step("second")
+
+    with pytest.raises(RuntimeError, match="Forgotten .* second"):
+        fit(Forgotten(), batches(1), tmp_path)
+    with pytest.raises(RuntimeError, match=r"Idle .*Step\(second\)"):
+        fit(Idle(), batches(1), tmp_path)
+
+
+class Deep(AdaptationModule):
+    """Three losses through a network whose activations are far larger than its weights."""
+
+    def __init__(self, passes: int) -> None:
+        super().__init__(max_iters=1)
+        self.passes, self.held = passes, [0, 0]
+        self.network = nn.Sequential(*(layer for _ in range(4) for layer in (nn.Linear(8, 8), nn.Tanh())))
+
+    def players(self) -> dict[str, Player]:
+        return {"network": Player([Group(list(self.parameters()))], {"name": "SGD", "lr": 0.1})}
+
+    def updates(self, batch: Tensor) -> Updates:  # type: ignore[override]
+        for number in range(self.passes):
+            yield Backward("network", {f"loss_{number}": Term(self.network(batch + number).square().mean())})
+        yield Step("network")
+
+
+def test_terms_one_after_another_need_the_memory_of_one(tmp_path: Path) -> None:
+    batch = torch.randn(4096, 8)
+
+    def peak(passes: int) -> int:
+        module, held = Deep(passes), [0, 0]  # bytes of activations that are kept for backward passes, and their peak
+
+        class Kept:
+            def __init__(self, tensor: Tensor) -> None:
+                self.tensor, self.size = tensor, tensor.nbytes
+                held[0] += self.size
+                held[1] = max(held)
+
+            def __del__(self) -> None:
+                held[0] -= self.size
+
+        with torch.autograd.graph.saved_tensors_hooks(Kept, lambda kept: kept.tensor):
+            fit(module, [batch], tmp_path / str(passes))
+        return held[1]
+
+    assert peak(1) > 4 * batch.nbytes
+    assert peak(3) < 1.1 * peak(1)
+
+
+# -- parameter groups and schedules ------------------------------------------------------------------------------------
+
+
+def test_groups_have_a_rate_and_a_decay_of_their_own(tmp_path: Path) -> None:
+    class Groups(Duel):
+        def players(self) -> dict[str, Player]:
+            groups = [Group([self.first.weight], 3.0, 0.0), Group([self.first.bias], weight_decay=0.2)]
+            options = {"name": "AdamW", "lr": 0.1, "weight_decay": 0.05}
+            return {
+                "first": Player(groups, options, schedule=lambda iteration: 0.5),
+                "second": Player([Group(list(self.second.parameters()))], options),
+            }
+
+    run = fit(Groups(), batches(1), tmp_path)
+    found = [[(g["initial_lr"], g["weight_decay"]) for g in o.param_groups] for o in run.optimizers]
+    assert found == [[(pytest.approx(0.3), 0.0), (0.1, 0.2)], [(0.1, 0.05)]]
+    assert [o.param_groups[0]["lr"] for o in run.optimizers] == [pytest.approx(0.15), 0.1]
 
 
 # -- noise -------------------------------------------------------------------------------------------------------------
@@ -213,7 +337,7 @@ def test_what_is_left_at_the_epochs_end_makes_a_step(tmp_path: Path) -> None:
 
 def test_noise_depends_on_seed_and_epoch_and_on_nothing_drawn_before(tmp_path: Path) -> None:
     class Noisy(Duel):
-        def updates(self, batch: dict) -> Iterator[tuple[str, dict[str, Term]]]:
+        def updates(self, batch: Batch) -> Updates:
             drawn.append(torch.rand(()).item())
             yield from super().updates(batch)
 
@@ -232,8 +356,8 @@ def test_noise_depends_on_seed_and_epoch_and_on_nothing_drawn_before(tmp_path: P
 
 def test_a_term_that_is_not_finite_stops_the_run_and_is_named(tmp_path: Path) -> None:
     class Broken(Duel):
-        def updates(self, batch: dict) -> Iterator[tuple[str, dict[str, Term]]]:
-            for name, terms in super().updates(batch):
+        def terms(self, batch: Batch) -> Iterator[tuple[str, dict[str, Term]]]:
+            for name, terms in super().terms(batch):
                 bad = name == "second" and self.iteration == 3
                 yield name, terms | {"ratio": Term(terms["mean"].value / (0.0 if bad else 1.0))}
 
@@ -251,8 +375,8 @@ def test_weights_that_are_not_finite_stop_the_run(tmp_path: Path) -> None:
 
 def test_no_checkpoint_holds_what_a_broken_gradient_made(tmp_path: Path) -> None:
     class Broken(Duel):
-        def updates(self, batch: dict) -> Iterator[tuple[str, dict[str, Term]]]:
-            for name, terms in super().updates(batch):
+        def terms(self, batch: Batch) -> Iterator[tuple[str, dict[str, Term]]]:
+            for name, terms in super().terms(batch):
                 bad = name == "second" and self.iteration == 3  # the last of an epoch: its loss is finite
                 root = (terms["mean"].value * 0.0).abs().sqrt()
                 yield name, terms | ({"root": Term(root)} if bad else {})
@@ -290,7 +414,7 @@ def test_frozen_networks_thaw_when_something_fails() -> None:
 def test_terms_are_logged_unweighted_and_the_loss_weighted(tmp_path: Path) -> None:
     module = Duel()
     (batch,) = batches(1)
-    expected = dict(module.updates(batch))
+    expected = dict(module.terms(batch))
     logged = fit(module, [batch], tmp_path).logged_metrics
     for name, terms in expected.items():
         for term, value in terms.items():
@@ -302,13 +426,13 @@ def test_terms_are_logged_unweighted_and_the_loss_weighted(tmp_path: Path) -> No
 
 def test_the_loss_of_a_player_with_two_updates_is_of_both(tmp_path: Path) -> None:
     class Twice(Duel):
-        def updates(self, batch: dict) -> Iterator[tuple[str, dict[str, Term]]]:
+        def terms(self, batch: Batch) -> Iterator[tuple[str, dict[str, Term]]]:
             for term in ("square", "mean"):
-                for name, terms in super().updates(batch):
+                for name, terms in super().terms(batch):
                     yield name, {term: terms[term]}
 
     (batch,) = batches(1)
-    expected = dict(Duel().updates(batch))["first"]
+    expected = dict(Duel().terms(batch))["first"]
     logged = fit(Twice(lr=0.0), [batch], tmp_path).logged_metrics
     loss = expected["square"].value + 0.5 * expected["mean"].value
     torch.testing.assert_close(logged["train/first/loss"], loss.detach())

@@ -1,51 +1,53 @@
-from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import lightning.pytorch as L
 import pytest
 import torch
+from lightning.pytorch.strategies import FSDPStrategy
 from tiny_runs import trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from da_lightning.errors import UserError
 from da_lightning.segmentation.losses import IGNORE, pixel_cross_entropy
 from da_lightning.training.callbacks import ChannelsLast
-from da_lightning.training.module import AdaptationModule, AdversarialModule, Player, Term
+from da_lightning.training.module import AdaptationModule
+from da_lightning.training.players import Backward, Group, Player, Step, Term, Updates
 from da_lightning.training.strategy import resolve_strategy
 
 UNUSED = "ddp_find_unused_parameters_true"
+"""Which DDP needs for a loss that misses a parameter, and we do not."""
 
 
 @pytest.mark.parametrize(
     ("strategy", "accelerator", "devices", "num_nodes", "expected"),
     [
-        ("auto", "cpu", 1, 1, ("auto", "auto")),
-        ("auto", "cpu", "1", 1, ("auto", "auto")),
-        ("auto", "cpu", 2, 1, ("ddp", UNUSED)),
-        ("auto", "cpu", "2", 1, ("ddp", UNUSED)),
-        ("auto", "cpu", 1, 2, ("ddp", UNUSED)),
-        ("auto", "cpu", "auto", 1, ("auto", "auto")),
-        ("auto", "gpu", [0], 1, ("auto", "auto")),
-        ("auto", "gpu", [0, 2], 1, ("ddp", UNUSED)),
-        ("auto", "gpu", "0,2", 1, ("ddp", UNUSED)),
-        ("auto", "gpu", "3,", 1, ("auto", "auto")),
-        ("auto", "gpu", "auto", 1, ("ddp", UNUSED)),
-        ("auto", "gpu", -1, 1, ("ddp", UNUSED)),
-        ("auto", "auto", "auto", 1, ("ddp", UNUSED)),
-        (UNUSED, "gpu", 4, 1, (UNUSED, UNUSED)),
-        ("ddp", "cpu", 1, 1, ("ddp", "ddp")),
+        ("auto", "cpu", 1, 1, "auto"),
+        ("auto", "cpu", "1", 1, "auto"),
+        ("auto", "cpu", 2, 1, "ddp"),
+        ("auto", "cpu", "2", 1, "ddp"),
+        ("auto", "cpu", 1, 2, "ddp"),
+        ("auto", "cpu", "auto", 1, "auto"),
+        ("auto", "gpu", [0], 1, "auto"),
+        ("auto", "gpu", [0, 2], 1, "ddp"),
+        ("auto", "gpu", "0,2", 1, "ddp"),
+        ("auto", "gpu", "3,", 1, "auto"),
+        ("auto", "gpu", "auto", 1, "ddp"),
+        ("auto", "gpu", -1, 1, "ddp"),
+        ("auto", "auto", "auto", 1, "ddp"),
+        (UNUSED, "gpu", 4, 1, UNUSED),
+        ("ddp", "cpu", 1, 1, "ddp"),
     ],
 )
 def test_strategy(strategy, accelerator, devices, num_nodes, expected, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    for kind, wanted in zip((AdaptationModule, AdversarialModule), expected, strict=True):
-        module = kind(max_iters=1)
-        assert resolve_strategy(strategy, module, accelerator, devices, num_nodes) == wanted
+    assert resolve_strategy(strategy, accelerator, devices, num_nodes) == expected
 
 
 def test_all_devices_of_a_machine_without_gpus_are_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    assert resolve_strategy("auto", AdversarialModule(max_iters=1), "auto", "auto", 1) == "auto"
+    assert resolve_strategy("auto", "auto", "auto", 1) == "auto"
 
 
 class Convolutions(AdaptationModule):
@@ -57,11 +59,12 @@ class Convolutions(AdaptationModule):
         self.network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Tanh(), nn.Conv2d(8, 4, 3))
 
     def players(self) -> dict[str, Player]:
-        return {"network": Player([(1.0, list(self.parameters()))], {"name": "SGD", "lr": 0.5})}
+        return {"network": Player([Group(list(self.parameters()))], {"name": "SGD", "lr": 0.5})}
 
-    def updates(self, batch: Tensor) -> Iterator[tuple[str, dict[str, Term]]]:  # type: ignore[override]
+    def updates(self, batch: Tensor) -> Updates:  # type: ignore[override]
         own = batch[self.global_rank :: self.trainer.world_size]
-        yield "network", {"square": Term(self.network(own).square().mean())}
+        yield Backward("network", {"square": Term(self.network(own).square().mean())})
+        yield Step("network")
 
 
 @pytest.mark.parametrize("strategy", ["ddp_fork", "ddp_fork_find_unused_parameters_true"])
@@ -99,11 +102,13 @@ def assert_close(weights: dict[str, Tensor], module: AdaptationModule) -> None:
 class Sparse(Convolutions):
     """Each rank has another share of pixels with a label."""
 
-    def updates(self, batch: Tensor) -> Iterator[tuple[str, dict[str, Term]]]:  # type: ignore[override]
+    def updates(self, batch: Tensor) -> Updates:  # type: ignore[override]
         label = torch.full((4, 4, 4), IGNORE)
         label[0, :3], label[1, 0, 0] = 1, 2
         rank, ranks = self.global_rank, self.trainer.world_size
-        yield "network", {"square": Term(pixel_cross_entropy(self.network(batch[rank::ranks]), label[rank::ranks]))}
+        loss = pixel_cross_entropy(self.network(batch[rank::ranks]), label[rank::ranks])
+        yield Backward("network", {"square": Term(loss)})
+        yield Step("network")
 
 
 def test_pixels_count_alike_whatever_their_rank(tmp_path: Path) -> None:
@@ -111,3 +116,54 @@ def test_pixels_count_alike_whatever_their_rank(tmp_path: Path) -> None:
     alone = Sparse()
     trainer(tmp_path / "alone").fit(alone, DataLoader(batches, batch_size=None))
     assert_close(in_two(Sparse(), batches, tmp_path), alone)
+
+
+class Uneven(Convolutions):
+    """The first rank's loss misses a layer, and no rank's reaches another; two passes make a step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.extra, self.idle = nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1)
+
+    def updates(self, batch: Tensor) -> Updates:  # type: ignore[override]
+        rank, ranks = self.global_rank, self.trainer.world_size
+        yield Backward("network", {"square": Term(self.network(batch[rank::ranks]).square().mean())})
+        maps = self.network(batch[1::2])
+        weight = 0.0  # of the first of two
+        if rank == ranks - 1:  # of the second; or of one, which stands for both and their mean
+            maps, weight = self.extra(maps), 0.25 * ranks
+        yield Backward("network", {"extra": Term(maps.mean(), weight)})
+        yield Step("network")
+
+
+@pytest.mark.parametrize("strategy", ["ddp_fork", "ddp_fork_find_unused_parameters_true"])
+def test_a_parameter_may_have_a_gradient_on_some_ranks_or_on_none(strategy: str, tmp_path: Path) -> None:
+    batches = list(torch.randn(3, 4, 3, 8, 8, generator=torch.Generator().manual_seed(0)))
+    alone = Uneven()
+    first = {name: value.clone() for name, value in alone.state_dict().items()}
+    trainer(tmp_path / "alone").fit(alone, DataLoader(batches, batch_size=None))
+    weights = in_two(Uneven(), batches, tmp_path, strategy)
+    assert_close(weights, alone)
+    moved = {name.partition(".")[0] for name, value in weights.items() if not torch.equal(value, first[name])}
+    assert moved == {"network", "extra"}
+
+
+class Differing(Convolutions):
+    """The ranks step in another order."""
+
+    def updates(self, batch: Tensor) -> Updates:  # type: ignore[override]
+        for _ in range(1 + self.global_rank):
+            yield Backward("network", {"square": Term(self.network(batch).square().mean())})
+        yield Step("network")
+
+
+def test_ranks_that_differ_are_told_so_and_do_not_hang(tmp_path: Path) -> None:
+    with pytest.raises(Exception, match=r"(?s)Rank \d is at .*number 1 of iteration 0.*another rank is elsewhere"):
+        in_two(Differing(), [torch.randn(4, 3, 8, 8)], tmp_path)
+
+
+def test_strategies_that_shard_parameters_are_refused(tmp_path: Path) -> None:
+    module = Convolutions()
+    module._trainer = SimpleNamespace(strategy=FSDPStrategy())  # type: ignore[assignment]
+    with pytest.raises(UserError, match="FSDPStrategy .* whole on every device"):
+        module.configure_optimizers()

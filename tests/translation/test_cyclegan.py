@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_runs import assert_same, assert_same_training, trainer
+from tiny_runs import assert_same, assert_same_training, backwards, trainer
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
@@ -160,7 +160,7 @@ def test_training_equals_the_hand_written_one(gan: str, written_out, tmp_path: P
 
 def test_terms_are_those_of_the_networks_outputs() -> None:
     module, (batch,) = method(pool_size=0), batches(1, size=2)
-    (player, terms), (judge, judged) = module.updates(batch)
+    (player, terms), (judge, judged) = backwards(module, batch)
     assert (player, judge) == ("generator", "discriminator")
     images = {domain: sample["image"] for domain, sample in batch.items()}
     expected, expected_of_judge = {}, {}
@@ -185,7 +185,7 @@ def test_terms_are_those_of_the_networks_outputs() -> None:
 
 def test_each_player_moves_its_own_networks() -> None:
     module, (batch,) = method(), batches(1)
-    for player, terms in module.updates(batch):
+    for player, terms in backwards(module, batch):
         module.zero_grad()
         sum(term.weight * term.value for term in terms.values()).backward()
         moved = {name.split(".")[0] for name, p in module.named_parameters() if p.grad is not None}
@@ -203,15 +203,15 @@ def test_an_identity_term_of_weight_0_is_not_computed() -> None:
                 images[weight] += len(arguments[0])
 
             generator.register_forward_pre_hook(count)
-        _, terms = next(module.updates(batch))
+        _, terms = next(backwards(module, batch))
         assert any(name.startswith("identity") for name in terms) == bool(weight)
     assert images == {5.0: 6, 0.0: 4}
 
 
 def test_learning_rates_stay_then_fall_to_0() -> None:
-    assert [method(max_iters=8).lr_factor(n) for n in (0, 4, 5, 6, 8)] == [1, 1, 0.75, 0.5, 0]
-    assert [method(max_iters=8, decay_from=6).lr_factor(n) for n in (6, 7, 8)] == [1, 0.5, 0]
-    assert [method(max_iters=8, decay_from=8).lr_factor(n) for n in (7, 8)] == [1, 1]
+    assert [method(max_iters=8).schedule(n) for n in (0, 4, 5, 6, 8)] == [1, 1, 0.75, 0.5, 0]
+    assert [method(max_iters=8, decay_from=6).schedule(n) for n in (6, 7, 8)] == [1, 0.5, 0]
+    assert [method(max_iters=8, decay_from=8).schedule(n) for n in (7, 8)] == [1, 1]
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
@@ -227,9 +227,9 @@ def test_white_images_train_on(generator: str, precision: str, tmp_path: Path) -
 
 def test_sides_that_no_translation_would_have_are_told() -> None:
     with pytest.raises(UserError, match="sides that are multiples of 4, but found 26x26"):
-        next(method().updates(batches(1, side=26)[0]))
+        next(backwards(method(), batches(1, side=26)[0]))
     with pytest.raises(UserError, match="multiples of 16"):
-        next(method(generator="unet", halvings=4).updates(batches(1)[0]))
+        next(backwards(method(generator="unet", halvings=4), batches(1)[0]))
     with pytest.raises(UserError, match="^method.halvings=1 leaves a U-Net nothing to connect: give 2 or more.$"):
         method(generator="unet", halvings=1)
 

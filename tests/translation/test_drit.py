@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_runs import assert_same, assert_same_training, trainer
+from tiny_runs import assert_same, assert_same_training, backwards, trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -181,7 +181,7 @@ def test_terms_equal_the_hand_written_ones(concat: bool) -> None:
     for parameter in module.parameters():  # first weights are so small that all translations would look alike
         nn.init.normal_(parameter, std=0.2)
     torch.manual_seed(5)
-    updates = list(module.updates(batch))
+    updates = list(backwards(module, batch))
     assert [player for player, _ in updates] == ["discriminator", "content_discriminator", "generator", "generator"]
     torch.manual_seed(5)
     for (_, terms), expected in zip(updates, by_hand(module, batch), strict=True):
@@ -195,7 +195,7 @@ def test_without_mode_seeking_one_random_attribute_is_drawn() -> None:
     images = []
     for domain in ("source", "target"):
         module.random_discriminators[domain].register_forward_pre_hook(lambda _, given: images.append(len(given[0])))
-    *_, (_, terms) = module.updates(batch)
+    *_, (_, terms) = backwards(module, batch)
     assert not [name for name in terms if name.startswith("mode_seeking")]
     assert images == [4, 4, 2, 2]  # reals and fakes, then fakes, of each domain
 
@@ -203,7 +203,7 @@ def test_without_mode_seeking_one_random_attribute_is_drawn() -> None:
 def test_each_update_moves_its_own_networks() -> None:
     module, (batch,) = method(content_iters=0), batches(1)
     moved = []
-    for _, terms in module.updates(batch):
+    for _, terms in backwards(module, batch):
         module.zero_grad()
         sum(term.weight * term.value for term in terms.values()).backward()
         moved.append({name.split(".")[0] for name, p in module.named_parameters() if p.grad is not None})
@@ -233,7 +233,7 @@ def test_the_content_discriminator_trains_alone_two_times_of_three(monkeypatch: 
     players = []
     for iteration in range(6):
         monkeypatch.setattr(DRIT, "iteration", iteration)
-        players.append([player for player, _ in module.updates(batch)])
+        players.append([player for player, _ in backwards(module, batch)])
     alone, full = ["content_discriminator"], ["discriminator", "content_discriminator", "generator", "generator"]
     assert players == [alone, alone, full, alone, alone, full]
 
@@ -278,7 +278,7 @@ def test_what_cannot_be_trained_is_told() -> None:
     with pytest.raises(UserError, match="method.accumulate=1 for DRIT"):
         method(accumulate=2)
     with pytest.raises(UserError, match="at least two images"):
-        next(method().updates(batches(1, size=1)[0]))
+        next(backwards(method(), batches(1, size=1)[0]))
 
 
 # -- official files ----------------------------------------------------------------------------------------------------

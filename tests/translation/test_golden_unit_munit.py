@@ -1,6 +1,5 @@
 """UNIT and MUNIT against recorded numbers of the official code: networks, and whole iterations of training."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +8,9 @@ import pytest
 import torch
 from golden_files import filled_state, golden_files, read_golden
 from tiny_runs import trainer
-from torch import Tensor
 from torch.utils.data import DataLoader
 
-from da_lightning.training.module import Term
+from da_lightning.training.players import Backward, Batch, Term, Updates
 from da_lightning.translation.latent import LatentTranslation
 from da_lightning.translation.munit import MUNIT
 from da_lightning.translation.unit import UNIT
@@ -126,10 +124,11 @@ def test_training(file: Path, precision: Any, atol: float, tmp_path: Path, monke
     losses: list[tuple[str, dict[str, Term]]] = []
     updates = module.updates
 
-    def recorded(batch: dict[str, dict[str, Tensor]]) -> Iterator[tuple[str, dict[str, Term]]]:
-        for player, terms in updates(batch):
-            losses.append((player, terms))
-            yield player, terms
+    def recorded(batch: Batch) -> Updates:
+        for update in updates(batch):
+            if isinstance(update, Backward):
+                losses.append((update.player, update.terms))
+            yield update
 
     monkeypatch.setattr(module, "updates", recorded)
     batches = [

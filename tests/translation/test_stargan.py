@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_runs import assert_same, assert_same_training, trainer
+from tiny_runs import assert_same, assert_same_training, backwards, trainer
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
@@ -112,7 +112,7 @@ def test_training_equals_the_hand_written_one(options: dict[str, Any], tmp_path:
 def test_terms_are_those_of_the_networks_outputs() -> None:
     module, (batch,) = method(critic_steps=1), batches(1)
     torch.manual_seed(7)
-    (player, judged), (generator, terms) = module.updates(batch)
+    (player, judged), (generator, terms) = backwards(module, batch)
     assert (player, generator) == ("discriminator", "generator")
     torch.manual_seed(7)
     real, own = torch.cat([batch["source"]["image"], batch["target"]["image"]]), torch.tensor([0, 0, 1, 1])
@@ -174,7 +174,7 @@ def test_the_penalty_is_taken_between_real_and_fake() -> None:
 
 def test_each_player_moves_its_own_network() -> None:
     module, (batch,) = method(critic_steps=1), batches(1)
-    for player, terms in module.updates(batch):
+    for player, terms in backwards(module, batch):
         module.zero_grad()
         sum(term.weight * term.value for term in terms.values()).backward()
         assert {name.split(".")[0] for name, p in module.named_parameters() if p.grad is not None} == {player}
@@ -185,7 +185,7 @@ def test_the_generator_is_up_each_fifth_time(monkeypatch: pytest.MonkeyPatch) ->
     players = []
     for iteration in range(10):
         monkeypatch.setattr(StarGAN, "iteration", iteration)
-        players.append([player for player, _ in module.updates(batch)])
+        players.append([player for player, _ in backwards(module, batch)])
     both = ["discriminator", "generator"]
     assert players == 2 * [*4 * [["discriminator"]], both]
 
@@ -230,7 +230,7 @@ def test_samples_may_carry_their_domain() -> None:
     batch["source"]["domain"], batch["target"]["domain"] = torch.tensor([3, 0]), torch.tensor([2, 2])
     asked = []
     module.generator.register_forward_pre_hook(lambda _, given: asked.append(given[1].tolist()))
-    (_, judged), _ = module.updates(batch)
+    (_, judged), _ = backwards(module, batch)
     real = torch.cat([batch["source"]["image"], batch["target"]["image"]])
     classes = module.discriminator(real)[1]
     torch.testing.assert_close(judged["classification"].value, F.cross_entropy(classes, torch.tensor([3, 0, 2, 2])))

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_runs import trainer
+from tiny_runs import backwards, trainer
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -48,7 +48,7 @@ def test_the_discriminators_terms_are_those_of_each_image_by_itself(gan: str) ->
     module, given = built(gan=gan), batch()
     images = {domain: given[domain]["image"] for domain in ("source", "target")}
     torch.manual_seed(2)
-    player, terms = next(module.updates(given))
+    player, terms = next(backwards(module, given))
     fakes, label = forward_pass(module, images).translations, given["source"]["label"]
     wanted, features = {}, {}
     for domain, network in module.discriminators.items():
@@ -70,7 +70,7 @@ def test_the_discriminators_terms_are_those_of_each_image_by_itself(gan: str) ->
 
 def test_classes_move_the_discriminators_alone() -> None:
     module = built()
-    updates = module.updates(batch())
+    updates = backwards(module, batch())
     _, terms = next(updates)
     sum(term.weight * term.value for term in terms.values()).backward(retain_graph=True)
     assert all(p.grad is None for p in module.generators.parameters())
@@ -81,7 +81,7 @@ def test_classes_move_the_discriminators_alone() -> None:
 
 def test_at_first_both_stems_learn_from_the_source_alone() -> None:
     module, given = built(source_iters=1), batch()
-    (player, terms), *others = module.updates(given)
+    (player, terms), *others = backwards(module, given)
     assert player == "discriminator" and not others
     for domain, network in module.discriminators.items():
         wanted = F.cross_entropy(network.classify(given["source"]["image"]), given["source"]["label"])
@@ -110,7 +110,7 @@ def test_a_label_beyond_the_classes_is_told() -> None:
     given = batch()
     given["source"]["label"][2] = 10
     with pytest.raises(UserError, match="below method.num_classes=10, but found 10"):
-        next(built().updates(given))
+        next(backwards(built(), given))
 
 
 def test_domains_share_all_layers_but_the_first() -> None:
@@ -124,7 +124,7 @@ def test_domains_share_all_layers_but_the_first() -> None:
 )
 def test_rates_fall_linearly_from_a_share_of_the_training_on(decay_from: float, factors: list[float]) -> None:
     module = built(decay_from=decay_from)
-    assert [module.lr_factor(iteration) for iteration in range(5)] == pytest.approx(factors)
+    assert [module.schedule(iteration) for iteration in range(5)] == pytest.approx(factors)
 
 
 def test_unlabelled_images_are_told_at_once(tmp_path: Path) -> None:

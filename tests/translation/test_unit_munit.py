@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_runs import trainer
+from tiny_runs import backwards, trainer
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
@@ -54,7 +54,7 @@ def gradients_of_an_iteration(module: Any, draws: list[int]) -> dict[str, Tensor
     seeds = iter(draws)
     module.noise = lambda size: torch.randn(size, generator=torch.Generator().manual_seed(next(seeds)))
     found = {}
-    for player, terms in module.updates(images()):
+    for player, terms in backwards(module, images()):
         module.zero_grad()
         sum(term.weight * term.value for term in terms.values()).backward()
         found |= {name: p.grad.clone() for name, p in module.named_parameters() if p.grad is not None}
@@ -127,14 +127,14 @@ def test_translation(kind: type[LatentTranslation]) -> None:
 
 def test_the_learning_rate_halves_one_iteration_early() -> None:
     module = built(UNIT, lr_step=100)
-    assert [module.lr_factor(i) for i in (0, 98, 99, 198, 199)] == [1, 1, 0.5, 0.5, 0.25]
+    assert [module.schedule(i) for i in (0, 98, 99, 198, 199)] == [1, 1, 0.5, 0.5, 0.25]
 
 
 def test_terms_without_weight_are_not_computed() -> None:
-    (_, generator) = (terms for _, terms in built(MUNIT).updates(images()))
+    (_, generator) = (terms for _, terms in backwards(built(MUNIT), images()))
     kinds = {name.rpartition("_")[0] for name in generator}
     assert kinds == {"adversarial", "reconstruction", "style", "content"}
-    (_, generator) = (terms for _, terms in built(UNIT, cycle_weight=0.0, cycle_kl_weight=0.0).updates(images()))
+    (_, generator) = (terms for _, terms in backwards(built(UNIT, cycle_weight=0.0, cycle_kl_weight=0.0), images()))
     assert {name.rpartition("_")[0] for name in generator} == {"adversarial", "reconstruction", "kl"}
 
 
@@ -145,7 +145,7 @@ def test_terms_without_weight_are_not_computed() -> None:
 def test_images_that_cannot_be_trained_on(shapes: tuple, message: str) -> None:
     source, target = (torch.zeros(n, 3, h, w) for n, h, w in shapes)
     with pytest.raises(UserError, match=message):
-        next(built(UNIT).updates({"source": {"image": source}, "target": {"image": target}}))
+        next(backwards(built(UNIT), {"source": {"image": source}, "target": {"image": target}}))
 
 
 # -- numbers of parameters, shared layers ------------------------------------------------------------------------------
@@ -301,7 +301,7 @@ def test_perceptual_weights_are_nobodys_parameters(vgg_file: Path, tmp_path: Pat
     (distance,) = module._perceptual
     assert set(module.state_dict()) == names == set(torch.load(tmp_path / "checkpoints/last.ckpt")["state_dict"])
     assert not {id(p) for p in distance.parameters()} & {id(p) for p in module.parameters()}
-    _, generator = (terms for _, terms in module.updates(images()))
+    _, generator = (terms for _, terms in backwards(module, images()))
     assert {"perceptual_source", "perceptual_target"} <= generator.keys()
 
 

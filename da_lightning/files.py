@@ -77,8 +77,13 @@ def whole_file(path: str | Path) -> Iterator[Path]:
 
 
 def part_of(path: Path) -> Path:
-    """Where :func:`whole_file` writes ``path``; what a killed process has left there is written over."""
-    name = blake2b(path.name.encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()
+    """Where :func:`whole_file` writes ``path``; what a killed process has left there is written over.
+
+    Ranks have parts of their own: under ``torchrun`` each of them writes what Hydra records of a run.
+    """
+    rank = next((os.environ[name] for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK") if name in os.environ), "0")
+    own = path.name if rank == "0" else f"{path.name} of {rank}"
+    name = blake2b(own.encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()
     return path.with_name(f".part-{name}{path.suffix}")
 
 

@@ -2,7 +2,6 @@
 
 import io
 import logging
-import os
 import select
 import sys
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from typing import Any
 from da_lightning.errors import UserError
 from da_lightning.files import disk_problem
 from da_lightning.names import show_names_safely, shown
+from da_lightning.stopping import open_streams
 
 NAMES = {"stdout": 1, "stderr": 2}
 
@@ -36,11 +36,7 @@ def steady_output() -> None:
     """
     show_names_safely()
     logging.raiseExceptions = False  # a line that cannot be logged would come with a traceback
-    for number in range(3):
-        try:
-            os.fstat(number)
-        except OSError:  # closed: the next file to be opened would get the number, and what C code prints
-            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+    open_streams()
     for name, number in NAMES.items():
         stream = getattr(sys, name)
         if stream is not getattr(sys, f"__{name}__") or isinstance(getattr(stream, "buffer", None), _Buffer):

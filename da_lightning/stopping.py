@@ -97,6 +97,7 @@ def begin() -> None:
     is_one_of_several = os.environ.get(_MAIN) == str(os.getppid())
     _state = _State(os.getpid(), os.getppid() if is_one_of_several else None)
     os.environ[_MAIN] = str(os.getpid())
+    open_streams()  # or what is printed would go to the pipe below, and be signals
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     for number in (*SIGNALS, *_ORIGINS):
@@ -107,6 +108,15 @@ def begin() -> None:
     threading.Thread(target=_watch, args=(reader,), daemon=True, name="signals").start()
     os.register_at_fork(after_in_child=_forget)
     atexit.register(_say)
+
+
+def open_streams() -> None:
+    """Open those of the first three files that are closed: else the next file to be opened is what C code prints to."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
 
 
 def is_stopping() -> bool:
@@ -351,7 +361,9 @@ def sentence(name: str, progress: Progress) -> str:
         )
     where = f"Stopped by {name} in {progress.doing} at iteration {progress.done} of {progress.total}"
     if progress.folder is not None and (progress.folder / "metrics.json").is_file():
-        return f"{where}: 0 iterations are lost, and the scores are in {progress.folder / 'metrics.json'}."
+        ended = f"{where}: 0 iterations are lost, and the scores are in {progress.folder / 'metrics.json'}"
+        is_stage = "/" in progress.doing  # the training of spgan/translator
+        return f"{ended}; {how} continues with what comes after this stage." if is_stage else f"{ended}."
     if progress.saved is None:
         return (
             f"{where}: {progress.done} iterations are lost, since no epoch has ended yet; {how} begins again, and "

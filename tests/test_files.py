@@ -6,7 +6,7 @@ import pytest
 import torch
 from torchvision.io import decode_image
 
-from da_lightning.files import DiskError, whole_file, write_bytes, write_png, write_text
+from da_lightning.files import DiskError, part_of, whole_file, write_bytes, write_png, write_text
 
 FULL = Path("/dev/full")
 
@@ -52,3 +52,18 @@ def test_png_and_names_of_any_bytes(tmp_path: Path) -> None:
     assert torch.equal(decode_image(str(tmp_path / f"{'long' * 60}.png")), image)
     write_text(tmp_path / "caf\udce9.txt", "caf\udce9")
     assert (tmp_path / "caf\udce9.txt").read_bytes() == b"caf\xe9"
+
+
+def test_ranks_write_beside_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "config.yaml"
+    for variable in ("RANK", "SLURM_PROCID", "LOCAL_RANK"):
+        monkeypatch.delenv(variable, raising=False)
+    first = part_of(file)
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    assert part_of(file) == first
+    monkeypatch.setenv("RANK", "3")
+    with whole_file(file) as part:
+        assert part == part_of(file) != first
+        first.write_text("the first rank's")  # is still being written
+        part.write_text("this rank's")
+    assert file.read_text() == "this rank's" and first.is_file()

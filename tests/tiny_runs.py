@@ -328,7 +328,7 @@ class Kill(L.Callback):
         if event == "os.rename" and fnmatch(str(arguments[1]), self.pattern):
             self.count -= 1
             if self.count == 0:
-                if Path(arguments[0]).is_file():
+                if Path(arguments[0]).is_file() and "KILL_SIGNAL" not in os.environ:  # others let it be renamed
                     os.truncate(arguments[0], Path(arguments[0]).stat().st_size // 2)
                 self._kill()
 

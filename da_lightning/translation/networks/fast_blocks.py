@@ -138,6 +138,7 @@ def _conv_to_few(padded: Tensor, weight: Tensor, bias: Tensor | None, stride: tu
     return F.conv2d(rows, placing.flatten(1, 2).unsqueeze(3), bias)
 
 
+@torch.inference_mode(False)  # whatever the mode is in which this file is imported: gradients go through it
 def _folding() -> Tensor:
     """Which of 5x5 taps are summed into which of the 3x3 taps of the four phases: [25, 36], of zeros and ones."""
     # Which of the five taps fall on the pixel before, on and after: for even outputs, for odd ones.

@@ -58,7 +58,7 @@ METADATA = "da_lightning.json"
 
 @interruptible
 def main() -> None:
-    """Entry point of ``python -m da_lightning.export``."""
+    """Entry point of ``python -m da_lightning.export`` and of ``da-lightning export``."""
     steady_output()
     load_tensors_alone()
     arguments = sys.argv[1:]

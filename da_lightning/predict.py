@@ -58,7 +58,7 @@ if TYPE_CHECKING:
 
 @interruptible
 def main() -> None:
-    """Entry point of ``python -m da_lightning.predict``."""
+    """Entry point of ``python -m da_lightning.predict`` and of ``da-lightning predict``."""
     steady_output()
     load_tensors_alone()
     arguments = sys.argv[1:]

@@ -31,7 +31,7 @@ _OPTIONS = ("output", "baseline", "oracle")
 
 @interruptible
 def main() -> None:
-    """Entry point of ``python -m da_lightning.report``."""
+    """Entry point of ``python -m da_lightning.report`` and of ``da-lightning report``."""
     steady_output()
     arguments = sys.argv[1:]
     if not arguments or {"-h", "--help"} & set(arguments):

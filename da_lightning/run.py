@@ -44,7 +44,7 @@ from da_lightning.screen import steady_output
 
 
 def main() -> None:
-    """Entry point of ``python -m da_lightning.run`` and of the command ``da-lightning``."""
+    """Entry point of ``python -m da_lightning.run`` and of ``da-lightning run``."""
     steady_output()
     load_tensors_alone()
     with ending():

@@ -23,6 +23,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from da_lightning import report
+from da_lightning.__main__ import COMMANDS as SUBCOMMANDS
 from da_lightning.arguments import checked_arguments
 from da_lightning.config import CONF_DIR
 from da_lightning.config.sweeps import prefer_own_presets
@@ -71,7 +72,7 @@ def printed(page: Path) -> Iterator[Printed]:
             if line:
                 is_excused = bool(re.fullmatch(r"<!-- needs: \S.* -->", line))
     for span in (" ".join(span.split()) for span in re.findall(r"`([^`]+)`", "\n".join(prose))):
-        if re.match(r"make \w+$", span) or (PROGRAM.match(span) and "da_lightning" in span):
+        if re.match(r"make \w+$", span) or (PROGRAM.match(span) and re.search("da.lightning", span)):
             found = words(span)
             if not {"placeholder", "..."} & set(found):  # which stand for any options
                 yield Printed(f"{name}: {span}", found)
@@ -113,11 +114,14 @@ def check(command: Printed) -> None:
         named = [name for word in rest for name in re.findall(r"\[(.*)\]", word)]
         assert {extra for name in named for extra in name.split(",")} <= set(extras)
     elif program == "da-lightning":
-        check_run(rest, command.is_whole)
+        name, *own = rest if rest and rest[0] in SUBCOMMANDS else ["run", *rest]
+        check(Printed(command.place, ("python", "-m", f"da_lightning.{name}", *own), command.is_whole))
     elif program.startswith("python") and rest[:1] == ["-m"] and rest[1].startswith("da_lightning"):
         name = rest[1].rpartition(".")[2]
         if name == "run":
             check_run(rest[2:], command.is_whole)
+        elif rest[2:] == ["--help"]:
+            assert name in SUBCOMMANDS
         elif name == "report":
             assert report._parsed(rest[2:])[0]
         else:
@@ -196,6 +200,10 @@ def test_commands_are_found() -> None:
         "python -m da_lightning.predict checkpoint=a input=b output=c styles=many",
         "python -m da_lightning.predict input=b output=c",
         "python -m da_lightning.report a nonsense=b",
+        "da-lightning nonsense",
+        "da-lightning run method=nonsense",
+        "da-lightning predict method=cbst",
+        "da-lightning report a nonsense=b",
     ],
 )
 def test_what_would_not_be_taken_is_told(line: str) -> None:

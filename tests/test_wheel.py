@@ -1,4 +1,4 @@
-"""The wheel, installed elsewhere, finds its options and trains from another folder."""
+"""The wheel, installed elsewhere, finds its options, and its command trains from another folder."""
 
 import os
 import subprocess
@@ -30,6 +30,6 @@ def test_wheel_runs_from_another_folder(tmp_path: Path) -> None:
     assert Path(found.strip()).is_relative_to(site)
 
     options = ["method=segmentation_source_only", "method.max_iters=2", "logger=csv", "hydra.run.dir=run"]
-    command = [sys.executable, "-m", "da_lightning.run", *options, *SEGMENTATION_DATA]
+    command = [sys.executable, str(site / "bin" / "da-lightning"), "run", *options, *SEGMENTATION_DATA]
     subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True)
     assert (tmp_path / "run" / "metrics.json").is_file()

@@ -196,9 +196,14 @@ class _WithDraws(Dataset):
         return self.dataset[draw] | {"draw": torch.tensor(draw)}
 
 
-def command(arguments: Sequence[str], folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+RUN = ("-m", "da_lightning.run")
+
+
+def command(
+    arguments: Sequence[str], folder: Path, program: Sequence[str] = RUN, **environment: str
+) -> subprocess.CompletedProcess[str]:
     """``python -m da_lightning.run`` in ``folder``, on one CPU core; it may build the callbacks below."""
-    with started(arguments, folder, **environment) as process:
+    with started(arguments, folder, program, **environment) as process:
         try:
             out, errors = process.communicate(timeout=300)
         except BaseException:
@@ -207,14 +212,16 @@ def command(arguments: Sequence[str], folder: Path, **environment: str) -> subpr
     return subprocess.CompletedProcess(process.args, process.returncode, out, errors)
 
 
-def started(arguments: Sequence[str], folder: Path, **environment: str) -> subprocess.Popen[str]:
+def started(
+    arguments: Sequence[str], folder: Path, program: Sequence[str] = RUN, **environment: str
+) -> subprocess.Popen[str]:
     """The same, without waiting for its end."""
     paths = [str(Path(__file__).parent), str(Path(da_lightning.__file__).parents[1])]
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("DA_", "WANDB_", "PYTEST_"))}
     own = {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1", "DA_TRUSTED_PACKAGES": __name__}
     folder.mkdir(parents=True, exist_ok=True)
     return subprocess.Popen(
-        [sys.executable, "-m", "da_lightning.run", *arguments],
+        [sys.executable, *program, *arguments],
         cwd=folder,
         env={**inherited, **own, "CUDA_VISIBLE_DEVICES": "", **environment},
         stdout=subprocess.PIPE,

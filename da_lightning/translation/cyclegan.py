@@ -15,7 +15,6 @@ from da_lightning.translation.image_pool import ImagePool
 from da_lightning.translation.linear_decay import LinearDecayTranslation
 from da_lightning.translation.losses import l1
 from da_lightning.translation.module import DOMAINS, Domain, other
-from da_lightning.translation.networks.blocks import Additive, initialise
 from da_lightning.translation.networks.cyclegan import (
     GeneratorName,
     PatchDiscriminator,
@@ -23,6 +22,7 @@ from da_lightning.translation.networks.cyclegan import (
     UnetGenerator,
     official_state,
 )
+from da_lightning.translation.networks.initial_weights import Additive, initialise
 from da_lightning.translation.weights import load_weights
 
 FAKE, REAL = 0.0, 1.0
@@ -44,7 +44,7 @@ class CycleGAN(LinearDecayTranslation):
         residuals: Residual blocks of the ResNet.
         halvings: Of the sides in the U-Net, whose images have multiples of ``2 ** halvings`` as sides.
         additive: Generators say what to add to an image, see
-            :class:`~da_lightning.translation.networks.blocks.Additive`.
+            :class:`~da_lightning.translation.networks.initial_weights.Additive`.
         discriminator_width: Channels of the discriminators' first layer.
         gan: ``least_squares`` or ``vanilla`` (cross-entropy).
         cycle_weight: Of the L1 distance of an image to its round trip.

@@ -12,8 +12,8 @@ from da_lightning.training.players import Backward, Batch, Group, Player, Step, 
 from da_lightning.training.schedules import steps
 from da_lightning.translation.losses import discriminator_loss, generator_loss, l1
 from da_lightning.translation.module import DOMAINS, Domain, TranslationModule, other
-from da_lightning.translation.networks.blocks import initialise
 from da_lightning.translation.networks.discriminators import MultiScaleDiscriminator
+from da_lightning.translation.networks.initial_weights import initialise
 from da_lightning.translation.networks.vgg import PerceptualDistance
 from da_lightning.translation.weights import load_weights, nvlabs_state
 

@@ -16,8 +16,8 @@ from da_lightning.training.players import Backward, Batch, Player, Step, Term, U
 from da_lightning.translation.linear_decay import LinearDecayTranslation
 from da_lightning.translation.losses import l1
 from da_lightning.translation.module import ABOUT, DOMAINS, Domain, as_unit
-from da_lightning.translation.networks.blocks import Additive
 from da_lightning.translation.networks.cyclegan import GeneratorName
+from da_lightning.translation.networks.initial_weights import Additive
 from da_lightning.translation.networks.stargan import (
     StarDiscriminator,
     StarGenerator,
@@ -41,7 +41,8 @@ class StarGAN(LinearDecayTranslation):
         width: Channels of the generator's first layer.
         residuals: Residual blocks of a ``resnet``.
         halvings: Of the image's sides in a ``unet``, which must be multiples of 2 to their number.
-        additive: It says what to add to an image, see :class:`~da_lightning.translation.networks.blocks.Additive`.
+        additive: It says what to add to an image, see
+            :class:`~da_lightning.translation.networks.initial_weights.Additive`.
         discriminator_width, discriminator_layers, class_kernel: See
             :class:`~da_lightning.translation.networks.stargan.StarDiscriminator`.
         classification_weight: Of the domains' cross-entropy.

@@ -1,5 +1,7 @@
 """Blocks of the translators against their definitions."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -9,17 +11,20 @@ from torch.profiler import ProfilerActivity, profile
 from da_lightning.errors import UserError
 from da_lightning.translation.cyclegan import CycleGAN
 from da_lightning.translation.networks.blocks import (
-    Additive,
     ConvBlock,
     LayerNorm,
     ReflectConv,
-    ReflectConvToFew,
     ResidualBlock,
     UpsampleConv,
-    initialise,
+    add,
     instance_norm,
+    layer_norm,
+    reflect_conv,
+    upsample_conv,
 )
 from da_lightning.translation.networks.discriminators import MultiScaleDiscriminator
+from da_lightning.translation.networks.fast_blocks import SWITCH, faster_on_cpu
+from da_lightning.translation.networks.initial_weights import Additive, initialise
 from da_lightning.translation.networks.unit import UNITGenerator
 from da_lightning.translation.stargan import StarGAN
 
@@ -27,6 +32,47 @@ from da_lightning.translation.stargan import StarGAN
 def gradients(value: Tensor, *inputs: Tensor) -> list[Tensor]:
     weights = torch.randn(value.shape, generator=torch.Generator().manual_seed(5)).to(value)
     return list(torch.autograd.grad((value * weights).sum(), inputs))
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("function", [instance_norm, layer_norm, reflect_conv, upsample_conv, add])
+def test_fast_forms_equal_the_plain_ones(function: Callable[..., Tensor], layout: torch.memory_format) -> None:
+    torch.manual_seed(0)
+    x, y, weight, affine, gamma, beta = (
+        torch.randn(shape, dtype=torch.double, requires_grad=True)
+        for shape in ((2, 4, 6, 8), (2, 4, 6, 8), (4, 4, 5, 5), (2, 2, 4), (4,), (4,))
+    )
+    further = {
+        "instance_norm": (affine,),
+        "layer_norm": (gamma, beta),
+        "reflect_conv": (weight, beta, (1, 1), [2, 2, 2, 2]),
+        "upsample_conv": (weight, beta),
+        "add": (y,),
+    }[function.__name__]
+    plain = function.__wrapped__  # type: ignore[attr-defined]
+    found, expected = (form(x.to(memory_format=layout), *further) for form in (function, plain))
+    torch.testing.assert_close(found, expected)
+    inputs = [given for given in (x, *further) if isinstance(given, Tensor)]
+    torch.testing.assert_close(gradients(found, *inputs), gradients(expected, *inputs))
+
+
+def test_fast_forms_are_for_cpu_tensors_and_can_be_turned_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    form = faster_on_cpu(lambda x: x.new_empty(1))(lambda x: x.new_empty(2))
+    on_cpu, elsewhere = torch.empty(3), torch.empty(3, device="meta")
+    assert (len(form(on_cpu)), len(form(elsewhere))) == (1, 2)
+    monkeypatch.setenv(SWITCH, "0")
+    assert (len(form(on_cpu)), len(form(elsewhere))) == (2, 2)
+
+
+def test_a_generator_is_the_same_without_fast_forms(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    generator, image = UNITGenerator(width=4, downsamples=2, residuals=1).double(), torch.rand(2, 3, 16, 20).double()
+    found = generator.decoder(generator.encoder(image))
+    slopes = gradients(found, *generator.parameters())
+    monkeypatch.setenv(SWITCH, "0")
+    expected = generator.decoder(generator.encoder(image))
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(slopes, gradients(expected, *generator.parameters()))
 
 
 def upsampled_then_convolved(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -46,10 +92,10 @@ def test_folded_upsampling_equals_the_plain_one(size: tuple[int, int], layout: t
     torch.testing.assert_close(gradients(conv(x), *inputs), gradients(expected, *inputs))
 
 
-@pytest.mark.parametrize(("kind", "shape"), [(ReflectConv, (4, 2, 1)), (ReflectConvToFew, (5, 1, 2))])
-def test_reflected_convolutions_have_the_gradients_of_torchs_own(kind: type[ReflectConv], shape: tuple) -> None:
+@pytest.mark.parametrize("shape", [(4, 2, 1), (5, 1, 2)])  # of stride 1 to few channels, rows of taps are channels
+def test_reflected_convolutions_have_the_gradients_of_torchs_own(shape: tuple) -> None:
     torch.manual_seed(0)
-    ours = kind(2, 3, *shape, padding_mode="reflect").double()
+    ours = ReflectConv(2, 3, *shape, padding_mode="reflect").double()
     theirs = torch.nn.Conv2d(2, 3, *shape, padding_mode="reflect").double()
     theirs.load_state_dict(ours.state_dict())
     x = torch.randn(2, 2, 6, 8, dtype=torch.double, requires_grad=True)

@@ -2,7 +2,8 @@
 
 from torch import Tensor, nn
 
-from da_lightning.translation.networks.blocks import ConvBlock, initialise
+from da_lightning.translation.networks.blocks import ConvBlock
+from da_lightning.translation.networks.initial_weights import initialise
 from da_lightning.translation.networks.unit import Decoder, Encoder
 
 

@@ -3,7 +3,8 @@
 from torch import Tensor, nn
 
 from da_lightning.errors import UserError
-from da_lightning.translation.networks.blocks import ConvBlock, ResidualBlock, initialise
+from da_lightning.translation.networks.blocks import ConvBlock, ResidualBlock
+from da_lightning.translation.networks.initial_weights import initialise
 
 
 class Encoder(nn.Module):

@@ -53,4 +53,5 @@ bench: install  ## speed ratios, side by side in one run
 	$(BIN)/python -m benchmarks.munit_step
 	$(BIN)/python -m benchmarks.ranking
 	$(BIN)/python -m benchmarks.exemplar_memory
+	$(BIN)/python -m benchmarks.gradient_reduction
 	$(BIN)/python -m benchmarks.start_up

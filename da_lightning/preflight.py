@@ -62,6 +62,27 @@ def build_trainer(node: DictConfig, **extra: Any) -> L.Trainer:
         raise UserError(f"trainer: {' '.join(str(error).split())}") from None
 
 
+def check_left_out_source(cfg: DictConfig) -> None:
+    """Check that no option has its value from a source which is null; before anything is resolved.
+
+    Raises:
+        UserError: One has.
+    """
+
+    def check(node: Any, place: str) -> None:
+        if isinstance(node, dict):
+            for name, value in node.items():
+                check(value, f"{place}.{name}")
+        elif "${data.source." in str(node):
+            raise UserError(
+                f"{place}={node} is taken from the source, but found data.source=null: set {place}, too, or leave out "
+                "the set that it belongs to, like '~data.tests.source'."
+            )
+
+    if "source" in cfg.data and cfg.data.source is None:
+        check(OmegaConf.to_container(cfg.data), "data")
+
+
 def check_names_of_stages(stages: Any) -> None:
     """Check that ``stages`` are nodes by name.
 

@@ -38,6 +38,11 @@ def check_built(cfg: DictConfig, data: SourceTargetDataModule, module: Adaptatio
     Raises:
         UserError: They do not go together.
     """
+    if module.needs_source and data.source is None:
+        raise UserError(
+            f"Expected a source, which {type(module).__name__} trains on, but found data.source=null: let data.source "
+            "be a data set, or choose a method that trains on the target alone."
+        )
     options = _plain(cfg.trainer)
     accelerator, devices, nodes = options["accelerator"], options["devices"], options["num_nodes"]
     check_limits(options, data, cfg.test, count_processes(accelerator, devices, nodes))
@@ -54,6 +59,27 @@ def build_trainer(node: DictConfig, **extra: Any) -> L.Trainer:
         return build(node, "trainer", **extra)
     except (MisconfigurationException, ValueError, TypeError, RuntimeError, ImportError) as error:
         raise UserError(f"trainer: {' '.join(str(error).split())}") from None
+
+
+def check_left_out_source(cfg: DictConfig) -> None:
+    """Check that no option has its value from a source which is null; before anything is resolved.
+
+    Raises:
+        UserError: One has.
+    """
+
+    def check(node: Any, place: str) -> None:
+        if isinstance(node, dict):
+            for name, value in node.items():
+                check(value, f"{place}.{name}")
+        elif "${data.source." in str(node):
+            raise UserError(
+                f"{place}={node} is taken from the source, but found data.source=null: set {place}, too, or leave out "
+                "the set that it belongs to, like '~data.tests.source'."
+            )
+
+    if "source" in cfg.data and cfg.data.source is None:
+        check(OmegaConf.to_container(cfg.data), "data")
 
 
 def check_names_of_stages(stages: Any) -> None:

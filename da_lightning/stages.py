@@ -11,7 +11,13 @@ from da_lightning.config.build import build, check_targets
 from da_lightning.config.run_lock import is_first_process
 from da_lightning.errors import UserError
 from da_lightning.files import is_folder_name, problem_of_images
-from da_lightning.preflight import check_built, check_configuration, check_names_of_stages, check_stages
+from da_lightning.preflight import (
+    check_built,
+    check_configuration,
+    check_left_out_source,
+    check_names_of_stages,
+    check_stages,
+)
 from da_lightning.session import epoch_length, quieten_lightning, train_and_test
 from da_lightning.training.stage_plan import StagePlan
 
@@ -48,6 +54,7 @@ def train_in_stages(
     cfg = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "stages"])
     check_stages(stages, [str(key) for key in cfg])
     _check_names(stages)
+    check_left_out_source(cfg)
     check_targets(cfg)
     for name, stage in stages.items():
         check_targets(_changed(cfg, stage, {}), f"stages.{name}.")

@@ -7,17 +7,17 @@ from typing import Any
 import lightning.pytorch as L
 
 
-def fingerprints(data: L.LightningDataModule) -> dict[str, dict[str, Any]]:
+def fingerprints(data: L.LightningDataModule) -> dict[str, dict[str, Any] | None]:
     """``{"source": {"samples": 2975, "names": "4be1..."}, "target": ..., "tests": {"target": ...}, ...}``.
 
     ``names`` is a hash of the samples' names in their order, which do not say where the folder lies; contents are not
     read. A set whose names do not say all, such as a drawn one, has the rest as ``details``, a dict of plain values:
-    it is recorded beside.
+    it is recorded beside. A source that is left out is ``None``.
     """
-    sets = {name: getattr(data, name, None) for name in ("source", "target")}
+    sets = {name: getattr(data, name) for name in ("source", "target") if hasattr(data, name)}
     named = {kind: getattr(data, kind, {}) for kind in ("tests", "validations")}
     return {
-        **{name: _fingerprint(dataset) for name, dataset in sets.items() if dataset is not None},
+        **{name: None if dataset is None else _fingerprint(dataset) for name, dataset in sets.items()},
         **{kind: {name: _fingerprint(d) for name, d in datasets.items()} for kind, datasets in named.items()},
     }
 

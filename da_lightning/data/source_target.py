@@ -42,17 +42,19 @@ class Sizes(Protocol):
 class SourceTargetDataModule(L.LightningDataModule):
     """Yields ``{"source": sample, "target": sample}`` in training, one named set after another otherwise.
 
+    Without a source, batches have the target alone: for methods whose ``needs_source`` is false.
+
     Training sets are indexed by a :data:`~da_lightning.data.samplers.Draw`, all others by a plain index.
 
     Args:
-        source, target: Training sets.
+        source, target: Training sets; the source may be ``None``.
         tests: Test sets by name; results are reported as ``<name>/<metric>``. Target labels exist here alone.
         validations: Labelled sets that may be watched during training; source-like, never the target.
         batch_size: Source and target samples in a batch *on each device*.
         target_batch_size: Target samples, if other than ``batch_size``.
         eval_batch_size: Samples in a validation or test batch.
         mode: Length of an epoch: until the larger domain (``max_size_cycle``), the smaller one (``min_size``) or the
-            ``source`` is used up.
+            ``source`` is used up; without a source, until the target is.
         iterations_per_epoch: Length of an epoch in batches; ``None`` leaves it to ``mode``.
         num_workers: Loader processes of each domain; the samples do not depend on their number.
         pin_memory: Page-locked batches, for GPUs.
@@ -61,7 +63,7 @@ class SourceTargetDataModule(L.LightningDataModule):
 
     def __init__(
         self,
-        source: Dataset,
+        source: Dataset | None,
         target: Dataset,
         tests: dict[str, Dataset] | None = None,
         validations: dict[str, Dataset] | None = None,
@@ -82,14 +84,21 @@ class SourceTargetDataModule(L.LightningDataModule):
         self.tests = {shown(name): dataset for name, dataset in (tests or {}).items()}
         self.validations = {shown(name): dataset for name, dataset in (validations or {}).items()}
         self.batch_sizes = {"source": batch_size, "target": target_batch_size or batch_size}
+        if source is None:
+            del self.batch_sizes["source"]
         self.eval_batch_size = eval_batch_size
         self.mode, self.iterations_per_epoch = mode, iterations_per_epoch
         self.num_workers, self.pin_memory, self.seed = num_workers, pin_memory, seed
         self._samplers: dict[str, PassSampler] = {}
         self._source_share = 1.0
         self._eval_batches: dict[int, int] = {}
-        for name, dataset in (("source", source), ("target", target)):
+        for name, dataset in self.training_sets.items():
             self._check_filled(name, dataset)
+
+    @property
+    def training_sets(self) -> dict[str, Dataset]:
+        """Source and target by name, or the target alone."""
+        return {name: getattr(self, name) for name in self.batch_sizes}
 
     @property
     def test_names(self) -> list[str]:
@@ -136,10 +145,10 @@ class SourceTargetDataModule(L.LightningDataModule):
             return self.iterations_per_epoch
         batches = {
             name: len(cast(Sized, dataset)) // (self.batch_sizes[name] * (world_size or self._world_size))
-            for name, dataset in (("source", self.source), ("target", self.target))
+            for name, dataset in self.training_sets.items()
         }
         if self.mode == "source":
-            return max(1, batches["source"])
+            return max(1, batches.get("source", batches["target"]))
         return max(1, max(batches.values()) if self.mode == "max_size_cycle" else min(batches.values()))
 
     @property
@@ -181,21 +190,16 @@ class SourceTargetDataModule(L.LightningDataModule):
         raise NotImplementedError
 
     def train_dataloader(self) -> CombinedLoader:
-        """Both domains, of equal length by construction (so ``min_size`` cuts nothing)."""
+        """The domains, of equal length by construction (so ``min_size`` cuts nothing)."""
         length = self.epoch_length()
         loaders = {}
-        for name, dataset in (("source", self.source), ("target", self.target)):
+        for name, dataset in self.training_sets.items():
             batch = self.batch_sizes[name]
             self._samplers[name] = self.training_sampler(name, len(cast(Sized, dataset)), length * batch)
             loaders[name] = TrainingLoader(dataset, batch, sampler=self._samplers[name], **self._loading)
         self.source_share = self._source_share
-        log.info(
-            "An epoch is %d iterations of %d source and %d target samples (%d devices x batch size).",
-            length,
-            self.batch_sizes["source"] * self._world_size,
-            self.batch_sizes["target"] * self._world_size,
-            self._world_size,
-        )
+        drawn = " and ".join(f"{batch * self._world_size} {name}" for name, batch in self.batch_sizes.items())
+        log.info("An epoch is %d iterations of %s samples (%d devices x batch size).", length, drawn, self._world_size)
         return CombinedLoader(loaders, "min_size")
 
     def training_sampler(self, name: str, size: int, length: int) -> PassSampler:

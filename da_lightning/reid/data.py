@@ -3,8 +3,7 @@
 import logging
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,9 +15,11 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
 from da_lightning.arguments import Share, Size
+from da_lightning.data import views
 from da_lightning.data.folders import find_images, read_image
-from da_lightning.data.samplers import Draw, PassSampler
+from da_lightning.data.samplers import PassSampler
 from da_lightning.data.source_target import SourceTargetDataModule
+from da_lightning.data.views import EvaluationView, Interpolation, Resize, Sample
 from da_lightning.errors import DataError, UserError
 from da_lightning.reid.camera_style_files import CameraStyles
 from da_lightning.reid.datasets import DISTRACTOR, PersonDataset, QueryGallery
@@ -27,10 +28,8 @@ from da_lightning.reid.samplers import IdentitySampler
 
 log = logging.getLogger(__name__)
 
-Sample = dict[str, Any]
 Span = tuple[float, float]
 Shares = tuple[Share, Share]
-Interpolation = Literal["bilinear", "bicubic"]
 Crop = Literal["rect", "pad"]
 
 # ImageNet's mean, written into an image that was already normalised by mean and deviation.
@@ -44,7 +43,7 @@ class PersonDataModule(SourceTargetDataModule):
     from 0, in the order of the files' numbers. Test samples have the files' own numbers and ``is_query``.
 
     Args:
-        source: Labelled training set; junk and distractors are left out.
+        source: Labelled training set; junk and distractors are left out. ``None`` trains on the target alone.
         target: Unlabelled training set.
         tests, validations: Queries and gallery by name.
         image_size: (H, W) of all images.
@@ -72,7 +71,7 @@ class PersonDataModule(SourceTargetDataModule):
 
     def __init__(
         self,
-        source: PersonDataset,
+        source: PersonDataset | None,
         target: PersonDataset,
         tests: dict[str, QueryGallery] | None = None,
         validations: dict[str, QueryGallery] | None = None,
@@ -92,7 +91,7 @@ class PersonDataModule(SourceTargetDataModule):
         root: str | None = None,
         **loader: Any,
     ) -> None:
-        if not source.labelled:
+        if source is not None and not source.labelled:
             raise DataError("data.source must have persons: set data.source.labelled=true.")
         if target.labelled:
             raise DataError("data.target must not read persons: set data.target.labelled=false.")
@@ -100,10 +99,11 @@ class PersonDataModule(SourceTargetDataModule):
             raise UserError("data.keep_originals goes with translations: set data.translated=<folder>, too.")
         resize = Resize(image_size, interpolation)
         augment = Augmentation(resize, flip, crop, erasing, erasing_area, colour_jitter)
-        self.source_view = SourceView(source, augment, cache, translated, keep_originals)
+        if source is not None:  # methods that read it are refused without
+            self.source_view = SourceView(source, augment, cache, translated, keep_originals)
         self.target_view = TargetView(target, augment, cache)
         super().__init__(
-            self.source_view,
+            None if source is None else self.source_view,
             self.target_view,
             {name: EvaluationView(dataset, resize) for name, dataset in (tests or {}).items()},
             {name: EvaluationView(dataset, resize) for name, dataset in (validations or {}).items()},
@@ -111,20 +111,23 @@ class PersonDataModule(SourceTargetDataModule):
         )
         self.image_size, self.camera_style = image_size, camera_style
         self.sampler, self.images_per_person = sampler, images_per_person
-        batch = self.batch_sizes["source"]
-        if sampler == "identity" and (images_per_person < 1 or batch % images_per_person):
+        batch = self.batch_sizes.get("source")
+        if batch and sampler == "identity" and (images_per_person < 1 or batch % images_per_person):
             raise UserError(
                 f"data.batch_size={batch} cannot be made of data.images_per_person={images_per_person} images of each "
                 "person: make it a multiple."
             )
-        log.info(
-            "Source: %d images of %d persons by %d cameras; target: %d images by %d cameras.",
-            len(self.source_view),
-            self.num_persons,
-            len(set(source.cameras)),
-            self.target_size,
-            self.num_target_cameras,
-        )
+        if source is None:
+            log.info("No source; target: %d images by %d cameras.", self.target_size, self.num_target_cameras)
+        else:
+            log.info(
+                "Source: %d images of %d persons by %d cameras; target: %d images by %d cameras.",
+                len(self.source_view),
+                self.num_persons,
+                len(set(source.cameras)),
+                self.target_size,
+                self.num_target_cameras,
+            )
 
     @property
     def training_sizes(self) -> dict[str, tuple[int, int]]:
@@ -132,7 +135,7 @@ class PersonDataModule(SourceTargetDataModule):
 
     @property
     def num_persons(self) -> int:
-        """Persons in the source."""
+        """Persons in the source, where there is one."""
         return len(set(self.source_view.persons))
 
     @property
@@ -175,11 +178,11 @@ class PersonDataModule(SourceTargetDataModule):
         view = self.target_view
         assert view.styles is not None
         places = torch.linspace(0, self.target_size - 1, min(count, self.target_size)).round().int().tolist()
-        rows = [[view.plain(place, file) for file in view.styles.files(place)] for place in places]
-        return torch.stack([image for row in rows for image in row]), len(rows[0])
+        rows = [[view.item(place, file)["image"] for file in view.styles.files(place)] for place in places]
+        return view.as_float(torch.stack([image for row in rows for image in row])), len(rows[0])
 
     def unlabelled_target(self) -> Dataset:
-        return _Unaugmented(self.target_view)
+        return self.target_view.unaugmented()
 
     def training_sampler(self, name: str, size: int, length: int) -> PassSampler:
         if name == "target" or self.sampler == "random":
@@ -196,24 +199,13 @@ class PersonDataModule(SourceTargetDataModule):
         )
 
 
-class Resize:
-    """Stretches images to (H, W), antialiased."""
-
-    def __init__(self, size: Size, interpolation: Interpolation) -> None:
-        self.size, self.interpolation = list(size), v2.InterpolationMode(interpolation)
-
-    def __call__(self, image: Tensor) -> Tensor:
-        if list(image.shape[-2:]) == self.size:
-            return image
-        return TF.resize(image, self.size, self.interpolation, antialias=True)
-
-
 class Augmentation:
     """Crop, mirror, colours, erasing from torch's global generator; arguments as of :class:`PersonDataModule`."""
 
     def __init__(
         self, resize: Resize, flip: bool, crop: Crop | None, erasing: float, erasing_area: Span, colour_jitter: float
     ) -> None:
+        assert resize.size is not None
         self.resize, self.flip, self.crop = resize, flip, crop
         self.erasing, self.erasing_area = erasing, erasing_area
         self.padded_crop = v2.RandomCrop(resize.size, padding=round(resize.size[0] * 10 / 256))
@@ -255,22 +247,21 @@ def random_box(image: Tensor, areas: Span, ratios: Span, tries: int) -> tuple[in
     return None
 
 
-class TrainingView(Dataset[Sample]):
-    """A data set as training sees it: augmented, addressed by (index, augmentation seed)."""
+class TrainingView(views.TrainingView):
+    """Images of people, which stay in memory in full size: crops are made before they are resized."""
+
+    dataset: PersonDataset
+    augment: Augmentation
 
     def __init__(self, dataset: PersonDataset, augment: Augmentation, cache: bool) -> None:
-        self.dataset, self.augment = dataset, augment
-        self._cache: dict[int | Path, Tensor] | None = {} if cache else None
+        super().__init__(dataset, augment.resize, augment, cache)
 
-    def _read(self, index: int, file: Path | None) -> Tensor:
+    def read(self, index: int, file: Path | None = None) -> Tensor:
         """Image ``index``, or ``file``, which takes its place."""
-        key = file or index
-        if self._cache is not None and key in self._cache:
-            return self._cache[key]
-        image = read_image(file) if file else self.dataset[index]["image"]
-        if self._cache is not None:
-            self._cache[key] = image
-        return image
+        return self.cached(file or index, lambda: read_image(file) if file else self.dataset[index]["image"])
+
+    def item(self, index: int, file: Path | None = None) -> Sample:
+        return {"image": self.resize(self.read(index, file))}
 
 
 def _say_what_is_left_out(persons: Sequence[int]) -> None:
@@ -316,12 +307,10 @@ class SourceView(TrainingView):
     def __len__(self) -> int:
         return len(self.versions)
 
-    def __getitem__(self, draw: Draw) -> Sample:
-        position, seed = draw
-        index, file = self.versions[position]
-        with seeded(seed):
-            image = self.augment(self._read(index, file))
-        return {"image": image, "person": self.persons[position], "camera": self.cameras[position], "index": index}
+    def augmented(self, index: int) -> Sample:
+        place, file = self.versions[index]
+        image = self.augment(self.read(place, file))
+        return {"image": image, "person": self.persons[index], "camera": self.cameras[index], "index": place}
 
 
 class TargetView(TrainingView):
@@ -337,54 +326,9 @@ class TargetView(TrainingView):
         self.cameras = counted(dataset.cameras)
         self.styles: CameraStyles | None = None
 
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, draw: Draw) -> Sample:
-        index, seed = draw
-        with seeded(seed):
-            file = self.styles.drawn(index) if self.styles else None
-            image = self.augment(self._read(index, file))
-        return {"image": image, "camera": self.cameras[index], "index": index}
-
-    def plain(self, index: int, file: Path | None = None) -> Tensor:
-        """The real image, or ``file`` in its place, as a test shows it: float32 [3, H, W] in [0, 1]."""
-        return self.augment.resize(self._read(index, file)).float() / 255
-
-
-class _Unaugmented(Dataset[Sample]):
-    """Real images of the target, resized only."""
-
-    def __init__(self, view: TargetView) -> None:
-        self.view = view
-
-    def __len__(self) -> int:
-        return len(self.view)
-
-    def __getitem__(self, index: int) -> Sample:
-        return {"image": self.view.plain(index), "index": index}
-
-
-class EvaluationView(Dataset[Sample]):
-    """Resized images of queries and gallery."""
-
-    def __init__(self, dataset: QueryGallery, resize: Resize) -> None:
-        self.dataset, self.resize = dataset, resize
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, index: int) -> Sample:
-        item = self.dataset[index]
-        return item | {"image": self.resize(item["image"]).float() / 255, "index": index}
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Within it torch's global CPU generator starts from ``seed``."""
-    with torch.random.fork_rng(devices=[]):
-        torch.random.default_generator.manual_seed(seed)  # torch.manual_seed would reseed GPUs, too
-        yield
+    def augmented(self, index: int) -> Sample:
+        file = self.styles.drawn(index) if self.styles else None
+        return {"image": self.augment(self.read(index, file)), "camera": self.cameras[index], "index": index}
 
 
 def counted(numbers: Sequence[int]) -> list[int]:

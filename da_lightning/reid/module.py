@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from da_lightning.arguments import Seed, Share
+from da_lightning.data.views import Interpolation
 from da_lightning.errors import UserError
-from da_lightning.reid.data import Interpolation, PersonDataModule
+from da_lightning.reid.data import PersonDataModule
 from da_lightning.reid.distances import Distance
 from da_lightning.reid.networks import build_backbone
 from da_lightning.reid.networks.heads import PersonClassifier
@@ -156,11 +157,10 @@ class ReidModule(AdaptationModule):
     def setup(self, stage: str) -> None:
         data = getattr(self.trainer, "datamodule", None)
         if isinstance(data, PersonDataModule):
-            resize = data.target_view.augment.resize
             if self.image_size is None:
-                self.image_size = self.hparams["image_size"] = (resize.size[0], resize.size[1])
+                self.image_size = self.hparams["image_size"] = data.training_sizes["target"]
             if self.interpolation is None:
-                self.interpolation = self.hparams["interpolation"] = resize.interpolation.value
+                self.interpolation = self.hparams["interpolation"] = data.target_view.resize.interpolation.value
         persons = getattr(data, "num_persons", self.num_persons)
         if persons is None:
             raise UserError("method.num_persons must be set: there is no data module that knows the source's persons.")
@@ -174,7 +174,7 @@ class ReidModule(AdaptationModule):
             )
 
     def rehearsal(self, images: dict[str, Tensor]) -> None:
-        getattr(self, "embedding", nn.Identity())(self.pooled(images["source"]))
+        getattr(self, "embedding", nn.Identity())(self.pooled(next(iter(images.values()))))
 
     def players(self) -> dict[str, Player]:
         backbone = {id(p) for p in self.backbone.parameters()}

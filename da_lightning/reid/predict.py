@@ -17,9 +17,9 @@ from torchvision.transforms.v2.functional import resize
 from da_lightning import names
 from da_lightning.data.folders import read_image
 from da_lightning.data.inputs import Input, check_numbers, find_inputs
+from da_lightning.data.views import Resize
 from da_lightning.errors import UserError
 from da_lightning.files import write_text
-from da_lightning.reid.data import Resize
 from da_lightning.reid.distances import comparable, smallest
 from da_lightning.reid.module import ReidModule
 from da_lightning.reid.ranking import nearest

@@ -14,12 +14,13 @@ from torch.utils.data import DataLoader
 from torchvision.transforms.v2.functional import resize
 
 from da_lightning.data.samplers import ShardSampler
+from da_lightning.data.views import Resize
 from da_lightning.errors import UserError
 from da_lightning.files import RECORD, check_writable, damaged_images, write_png, write_text
 from da_lightning.training.callbacks import write_picture
 from da_lightning.training.progress import tracked
 from da_lightning.training.strategy import failing_together
-from da_lightning.translation.data import EvaluationView, Resize, TrainingView, UnpairedImages, as_float
+from da_lightning.translation.data import EvaluationView, TrainingView, UnpairedImages
 from da_lightning.translation.module import Domain, TranslationModule, as_uint8
 
 To = Domain | int
@@ -34,7 +35,7 @@ class WholeImages(EvaluationView):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         image = self.dataset[index]["image"]
-        return {"image": as_float(self.resize(image)), "size": torch.tensor(image.shape[1:]), "index": index}
+        return {"image": self.as_float(self.resize(image)), "size": torch.tensor(image.shape[1:]), "index": index}
 
     def some(self, count: int) -> Tensor:
         """``count`` images, spread over the set, [count, 3, H, W]; fewer where there are fewer."""

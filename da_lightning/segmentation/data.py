@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from pydantic import NonNegativeFloat
+from pydantic import NonNegativeFloat, NonNegativeInt
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
@@ -13,15 +13,20 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
 from da_lightning.arguments import Size
-from da_lightning.data.samplers import Draw
+from da_lightning.data import views
 from da_lightning.data.source_target import SourceTargetDataModule
-from da_lightning.errors import DataError
+from da_lightning.data.views import Resize, Sample
+from da_lightning.errors import DataError, UserError
 from da_lightning.files import read_png
 from da_lightning.segmentation.datasets import SegmentationDataset
 from da_lightning.segmentation.losses import IGNORE
 from da_lightning.segmentation.mining import Mining, mined_crop
 
-Sample = dict[str, Any]
+Margins = tuple[NonNegativeInt, NonNegativeInt, NonNegativeInt, NonNegativeInt]
+"""Of an image: top, bottom, left, right."""
+
+PADDING, MARGIN, COUNTS = 0, 1, 2
+"""What a pixel of a validity map is: outside the image, in its margins, or one that counts."""
 
 
 class SegmentationDataModule(SourceTargetDataModule):
@@ -29,7 +34,7 @@ class SegmentationDataModule(SourceTargetDataModule):
 
     Args:
         classes: Class names and colours, in the order of the class ids; each set must have as many.
-        source, target: Training sets; the target must be unlabelled.
+        source, target: Training sets; the target must be unlabelled. ``None`` trains on the target alone.
         tests, validations: Labelled sets by name.
         image_size: (H, W) to which source images are resized (anisotropic, as in AdaptSegNet).
         target_image_size: The same for target, validation and test images; ``None`` is ``image_size``.
@@ -38,6 +43,9 @@ class SegmentationDataModule(SourceTargetDataModule):
         flip: Mirror every other training image.
         colour_jitter: Strength of random brightness, contrast and saturation.
         match_colours: Give each source image the channel means and deviations of a random target image.
+        validity: Give target samples ``validity``, uint8 [H, W], cropped, scaled and flipped with the image: 0 where
+            the crop is padded, 1 in the image's margins, 2 for pixels that count.
+        margins: [top, bottom, left, right] of that map, in pixels of the resized image.
         cache: Keep resized images in memory as uint8 (each loader process its own).
         root, class_map: What the sets share; only a configuration refers to it.
         loader: See :class:`~da_lightning.data.source_target.SourceTargetDataModule`.
@@ -46,7 +54,7 @@ class SegmentationDataModule(SourceTargetDataModule):
     def __init__(
         self,
         classes: dict[str, list[int]],
-        source: SegmentationDataset,
+        source: SegmentationDataset | None,
         target: SegmentationDataset,
         tests: dict[str, SegmentationDataset] | None = None,
         validations: dict[str, SegmentationDataset] | None = None,
@@ -57,6 +65,8 @@ class SegmentationDataModule(SourceTargetDataModule):
         flip: bool = False,
         colour_jitter: NonNegativeFloat = 0.0,
         match_colours: bool = False,
+        validity: bool = False,
+        margins: Margins = (0, 0, 0, 0),
         cache: bool = False,
         root: str | None = None,
         class_map: str | None = None,
@@ -69,30 +79,35 @@ class SegmentationDataModule(SourceTargetDataModule):
                 f"data.scale_jitter={list(scale_jitter)} is no range of scales: give the smaller, above 0, then the "
                 "larger."
             )
-        self._check_sets(classes, {"source": source, "target": target, **labelled})
         target_size = target_image_size or image_size
+        self._check_margins(margins, validity, target_size)
+        training = {"target": target} if source is None else {"source": source, "target": target}
+        self._check_sets(classes, training | labelled)
         augment = Augmentation(crop_size, scale_jitter, flip, colour_jitter)
-        target_view = TrainingView(target, target_size, augment, cache)
-        source_view = TrainingView(source, image_size, augment, cache, target_view if match_colours else None)
+        self.target_view = TrainingView(target, target_size, augment, cache, margins=margins if validity else None)
+        if source is not None:  # methods that read it are refused without
+            self.source_view = TrainingView(
+                source, image_size, augment, cache, self.target_view if match_colours else None
+            )
         super().__init__(
-            source_view,
-            target_view,
+            None if source is None else self.source_view,
+            self.target_view,
             {name: EvaluationView(dataset, target_size) for name, dataset in tests.items()},
             {name: EvaluationView(dataset, target_size) for name, dataset in validations.items()},
             **loader,
         )
-        self.source_view, self.target_view = source_view, target_view
 
     @property
     def training_sizes(self) -> dict[str, tuple[int, int]]:
-        views = {"source": self.source_view, "target": self.target_view}
-        sizes = {name: view.augment.crop_size or view.size for name, view in views.items()}
+        training = {name: cast(TrainingView, getattr(self, f"{name}_view")) for name in self.batch_sizes}
+        sizes = {name: view.augment.crop_size or view.size for name, view in training.items()}
         return {name: (height, width) for name, (height, width) in sizes.items()}
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
         if stage == "fit":
-            self.source_view.dataset.check_sizes()
+            if self.source is not None:
+                self.source_view.dataset.check_sizes()
             for view in (*self.tests.values(), *self.validations.values()):
                 cast(EvaluationView, view).sizes()
 
@@ -112,6 +127,17 @@ class SegmentationDataModule(SourceTargetDataModule):
                 must = "must" if wanted else "must not"
                 raise DataError(f"data.{key} {must} read labels: set data.{key}.labelled={wanted}.")
 
+    @staticmethod
+    def _check_margins(margins: Margins, validity: bool, size: Size) -> None:
+        if any(margins) and not validity:
+            raise UserError("data.margins goes with a validity map: set data.validity=true, too.")
+        top, bottom, left, right = margins
+        if top + bottom >= size[0] or left + right >= size[1]:
+            raise DataError(
+                f"data.margins={list(margins)} leaves nothing of target images, which are {size[0]} high and {size[1]} "
+                "wide: give smaller ones as [top,bottom,left,right]."
+            )
+
 
 class Augmentation:
     """Random scale, (mined) crop, mirror and colours, drawn from torch's global generator.
@@ -127,44 +153,57 @@ class Augmentation:
         strength = colour_jitter
         self.colours = v2.ColorJitter(strength, strength, strength) if strength else v2.Identity()
 
-    def __call__(self, image: Tensor, label: Tensor | None, mining: Mining | None) -> tuple[Tensor, Tensor | None]:
-        """Augment ``image`` uint8 [3, H, W] and, alike, ``label`` uint8 [H, W]."""
+    def __call__(
+        self, image: Tensor, maps: dict[str, Tensor], mining: Mining | None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Augment ``image`` uint8 [3, H, W] and, alike, ``maps`` uint8 [H, W] by name."""
         size = self.crop_size or (image.shape[-2], image.shape[-1])
         if self.scale_jitter != (1.0, 1.0):
             factor = torch.empty(()).uniform_(*self.scale_jitter).item()
             scaled = [round(side * factor) for side in image.shape[-2:]]
-            image, label = resized(image, scaled), None if label is None else resized_label(label, scaled)
+            image = Resize(scaled, "bicubic")(image)
+            maps = {name: resized_map(values, scaled) for name, values in maps.items()}
         if tuple(image.shape[-2:]) != size:
-            image, label = self._cropped(image, label, size, mining)
+            image, maps = self._cropped(image, maps, size, mining)
         if self.flip and torch.rand(()) < 0.5:
-            image, label = image.flip(-1), None if label is None else label.flip(-1)
-        return self.colours(image), label
+            image, maps = image.flip(-1), {name: values.flip(-1) for name, values in maps.items()}
+        return self.colours(image), maps
 
     def _cropped(
-        self, image: Tensor, label: Tensor | None, size: Size, mining: Mining | None
-    ) -> tuple[Tensor, Tensor | None]:
+        self, image: Tensor, maps: dict[str, Tensor], size: Size, mining: Mining | None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         missing = [max(0, wanted - side) for wanted, side in zip(size, image.shape[-2:], strict=True)]
         if any(missing):
             padding = [0, 0, missing[1], missing[0]]
             image = TF.pad(image, padding, fill=0)
-            label = None if label is None else TF.pad(label[None], padding, fill=IGNORE)[0]
+            fills = {name: PADDING if name == "validity" else IGNORE for name in maps}
+            maps = {name: TF.pad(values[None], padding, fill=fills[name])[0] for name, values in maps.items()}
+        label = maps.get("pseudo_label", maps.get("label"))
         corner = mined_crop(label, size, *mining) if mining is not None and label is not None else None
         if corner is None:
             room = [side - wanted + 1 for wanted, side in zip(size, image.shape[-2:], strict=True)]
             corner = int(torch.randint(room[0], ())), int(torch.randint(room[1], ()))
         top, left = corner
         window = (..., slice(top, top + size[0]), slice(left, left + size[1]))
-        return image[window], None if label is None else label[window]
+        return image[window], {name: values[window] for name, values in maps.items()}
 
 
-class TrainingView(Dataset[Sample]):
-    """A data set as training sees it: resized, augmented, addressed by (index, augmentation seed).
+class TrainingView(views.TrainingView):
+    """Images with labels, pseudo labels or neither.
+
+    Args:
+        size: (H, W) to which images and labels are resized.
+        colours_of: View whose images lend theirs their colours.
+        margins: Those of the samples' ``validity``; ``None`` leaves it out.
 
     Attributes:
         pseudo_labels: Folder with a PNG of class ids for each image, at this view's size; ``None`` before the first
             round.
         mining: What crops look for, ``None`` for nothing.
     """
+
+    dataset: SegmentationDataset
+    augment: Augmentation
 
     def __init__(
         self,
@@ -173,65 +212,45 @@ class TrainingView(Dataset[Sample]):
         augment: Augmentation,
         cache: bool = False,
         colours_of: "TrainingView | None" = None,
+        margins: Margins | None = None,
     ) -> None:
-        self.dataset, self.size, self.augment, self.colours_of = dataset, size, augment, colours_of
+        super().__init__(dataset, Resize(size, "bicubic"), augment, cache)
+        self.size, self.colours_of, self.margins = size, colours_of, margins
         self.pseudo_labels: Path | None = None
         self.mining: Mining | None = None
-        self._cache: dict[int, tuple[Tensor, Tensor | None]] | None = {} if cache else None
 
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, draw: Draw) -> Sample:
-        index, seed = draw
+    def augmented(self, index: int) -> Sample:
         image, label = self.plain(index)
-        key = "label"
+        maps = {} if label is None else {"label": label}
         if self.pseudo_labels is not None:
-            key, label = "pseudo_label", read_png(self.pseudo_label_file(index))[0]
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            if self.colours_of is not None:
-                other = int(torch.randint(len(self.colours_of), ()))
-                image = with_colours_of(image, self.colours_of.plain(other)[0])
-            image, label = self.augment(image, label, self.mining)
-        sample = {"image": image.float() / 255, "index": index}
-        return sample if label is None else sample | {key: label.long()}
+            maps = {"pseudo_label": read_png(self.pseudo_label_file(index))[0]}
+        if self.margins is not None:
+            maps["validity"] = validity_map(self.size, self.margins)
+        if self.colours_of is not None:
+            other = int(torch.randint(len(self.colours_of), ()))
+            image = with_colours_of(image, self.colours_of.plain(other)[0])
+        image, maps = self.augment(image, maps, self.mining)
+        labels = {name: values if name == "validity" else values.long() for name, values in maps.items()}
+        return {"image": self.as_float(image), "index": index, **labels}
+
+    def resized(self, item: Sample) -> Sample:
+        labels = {"label": resized_map(item["label"], self.size)} if "label" in item else {}
+        return super().resized(item) | labels
 
     def plain(self, index: int) -> tuple[Tensor, Tensor | None]:
         """Resized image uint8 [3, H, W] and label uint8 [H, W], or ``None`` where the set has none."""
-        if self._cache is not None and index in self._cache:
-            return self._cache[index]
-        sample = self.dataset[index]
-        label = resized_label(sample["label"], self.size) if "label" in sample else None
-        pair = resized(sample["image"], self.size), label
-        if self._cache is not None:
-            self._cache[index] = pair
-        return pair
+        item = self.item(index)
+        return item["image"], item.get("label")
 
     def pseudo_label_file(self, index: int, folder: Path | None = None) -> Path:
         return cast(Path, folder or self.pseudo_labels) / f"{self.dataset.name(index)}.png"
 
-    def unaugmented(self) -> Dataset[Sample]:
-        """The same images in order, resized only and without any label: what pseudo labels are made from."""
-        return _Unaugmented(self)
 
-
-class _Unaugmented(Dataset[Sample]):
-    def __init__(self, view: TrainingView) -> None:
-        self.view = view
-
-    def __len__(self) -> int:
-        return len(self.view)
-
-    def __getitem__(self, index: int) -> Sample:
-        return {"image": self.view.plain(index)[0].float() / 255, "index": index}
-
-
-class EvaluationView(Dataset[Sample]):
+class EvaluationView(views.EvaluationView):
     """Resized images with labels at their own resolution."""
 
     def __init__(self, dataset: SegmentationDataset, size: Size) -> None:
-        self.dataset, self.size = dataset, size
+        super().__init__(dataset, Resize(size, "bicubic"))
         self._sizes: set[tuple[int, int]] | None = None
 
     def sizes(self) -> set[tuple[int, int]]:
@@ -244,9 +263,6 @@ class EvaluationView(Dataset[Sample]):
             self._sizes = self.dataset.check_sizes() or set()
         return self._sizes
 
-    def __len__(self) -> int:
-        return len(self.dataset)
-
     def __getitems__(self, indices: Sequence[int]) -> list[Sample]:
         """What torch's loaders ask for a batch."""
         samples = [self[index] for index in indices]
@@ -255,28 +271,22 @@ class EvaluationView(Dataset[Sample]):
         return samples
 
     def __getitem__(self, index: int) -> Sample:
-        sample = self.dataset[index]
-        return {
-            "image": resized(sample["image"], self.size).float() / 255,
-            "label": sample["label"].long(),
-            "index": index,
-        }
+        sample = super().__getitem__(index)
+        return sample | {"label": sample["label"].long()}
 
 
-def resized(image: Tensor, size: Size | list[int]) -> Tensor:
-    """``image`` uint8 [3, H, W], bicubic."""
-    if tuple(image.shape[-2:]) == tuple(size):
-        return image
-    return TF.resize(image, list(size), v2.InterpolationMode.BICUBIC, antialias=True)
+def validity_map(size: Size, margins: Margins) -> Tensor:
+    """Of a whole image: uint8 [H, W]."""
+    (height, width), (top, bottom, left, right) = size, margins
+    validity = torch.full((height, width), MARGIN, dtype=torch.uint8)
+    validity[top : height - bottom, left : width - right] = COUNTS
+    return validity
 
 
-def resized_label(label: Tensor, size: Size | list[int]) -> Tensor:
-    """``label`` uint8 [H, W], nearest (pixel centres, as Pillow does)."""
-    if tuple(label.shape[-2:]) == tuple(size):
-        return label
-    return TF.resize(tv_tensors.Mask(label[None]), list(size), v2.InterpolationMode.NEAREST_EXACT)[0].as_subclass(
-        Tensor
-    )
+def resized_map(values: Tensor, size: Size | list[int]) -> Tensor:
+    """``values`` uint8 [H, W], nearest (pixel centres, as Pillow does)."""
+    resized = TF.resize(tv_tensors.Mask(values[None]), list(size), v2.InterpolationMode.NEAREST_EXACT)
+    return resized[0].as_subclass(Tensor)
 
 
 def with_colours_of(image: Tensor, other: Tensor) -> Tensor:

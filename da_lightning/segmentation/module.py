@@ -102,7 +102,7 @@ class SegmentationModule(AdaptationModule):
         }
 
     def rehearsal(self, images: dict[str, Tensor]) -> None:
-        self.network(images["source"])
+        self.network(next(iter(images.values())))
 
     # -- evaluation --------------------------------------------------------------------------------------------------
 

@@ -57,6 +57,9 @@ class AdaptationModule(L.LightningModule):
     objective: str | None = None
     """The test score that stands for all."""
 
+    needs_source = True
+    """Whether it reads the source; others train on a target alone where ``data.source`` is null."""
+
     memory_format: torch.memory_format | None = None
     """How convolution weights lie in memory; ``None`` leaves them as they are."""
 

@@ -105,4 +105,4 @@ def _worded(name: str, value: Any) -> str:
         return f"{value.get('samples')} samples" + (f" ({details})" if details else "")
     if name == "batch_size" and isinstance(value, list) and len(set(map(str, value))) == 1:
         return str(value[0])
-    return " ".join(str(value).split())[:100]
+    return "none" if value is None else " ".join(str(value).split())[:100]

@@ -4,27 +4,23 @@ import itertools
 import logging
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from pydantic import PositiveInt
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.data import Dataset
-from torchvision.transforms import v2
-from torchvision.transforms.v2 import functional as TF
 
 from da_lightning.arguments import Size
-from da_lightning.data.samplers import Draw
-from da_lightning.data.source_target import Sizes, SourceTargetDataModule
+from da_lightning.data import views
+from da_lightning.data.source_target import SourceTargetDataModule
+from da_lightning.data.views import Interpolation, Resize, Sample
 from da_lightning.errors import DataError, UserError
 from da_lightning.translation.datasets import AlignedImages, Images
 
 log = logging.getLogger(__name__)
 
-Sample = dict[str, Any]
 Affine = dict[Literal["degrees", "translate", "scale", "shear"], float]
-Interpolation = Literal["bilinear", "bicubic"]
 
 
 class UnpairedImages(SourceTargetDataModule):
@@ -33,7 +29,7 @@ class UnpairedImages(SourceTargetDataModule):
     Source and target are drawn and augmented independently of each other; test images are resized alone.
 
     Args:
-        source, target: Training sets; the target must be unlabelled.
+        source, target: Training sets; the target must be unlabelled. ``None`` trains on the target alone.
         tests: Sets named ``source`` and ``target``, both or none.
         validations: Source-like sets by name, for methods of one's own; ours validate nothing.
         image_size: An integer resizes the shorter side to it (UNIT, MUNIT), (H, W) stretches (CycleGAN, DRIT), ``None``
@@ -55,7 +51,7 @@ class UnpairedImages(SourceTargetDataModule):
 
     def __init__(
         self,
-        source: Images,
+        source: Images | None,
         target: Images,
         tests: dict[Literal["source", "target"], Images] | None = None,
         validations: dict[str, Images] | None = None,
@@ -88,13 +84,14 @@ class UnpairedImages(SourceTargetDataModule):
         target_resize = resize if target_image_size is None else Resize(target_image_size, interpolation)
         augment = Augmentation(crop_size, flip, affine or {})
         target_augment = augment if target_affine is None else Augmentation(crop_size, flip, target_affine)
-        self.source_view = TrainingView(source, resize, augment, cache)
+        if source is not None:  # methods that read it are refused without
+            self.source_view = TrainingView(source, resize, augment, cache)
         self.target_view = TrainingView(target, target_resize, target_augment, cache)
         resizes = {"source": resize, "target": target_resize}  # in the order that methods expect
         if test_image_size is not None:
             resizes = dict.fromkeys(resizes, Resize(test_image_size, interpolation))
         super().__init__(
-            self.source_view,
+            None if source is None else self.source_view,
             self.target_view,
             {name: EvaluationView(tests[name], resizes[name]) for name in resizes if name in tests},
             {name: EvaluationView(dataset, resize) for name, dataset in validations.items()},
@@ -104,8 +101,7 @@ class UnpairedImages(SourceTargetDataModule):
 
     @property
     def training_sizes(self) -> dict[str, tuple[int, int]]:
-        views = {"source": self.source_view, "target": self.target_view}
-        found = {name: view.sizes() for name, view in views.items()}
+        found = {name: cast(TrainingView, getattr(self, f"{name}_view")).sizes() for name in self.batch_sizes}
         several = set().union(*found.values())
         if len(several) > 1:
             (one, other), *_ = itertools.combinations(sorted(several), 2)
@@ -117,7 +113,7 @@ class UnpairedImages(SourceTargetDataModule):
         return {name: size for name, sizes in found.items() for size in sizes}
 
 
-def tell_of_pairs(source: Images, target: Images) -> None:
+def tell_of_pairs(source: Images | None, target: Images) -> None:
     """Say whether halves of one aligned file are in both domains."""
     if isinstance(source, AlignedImages) and isinstance(target, AlignedImages):
         shared = {path for _, path in source.files} & {path for _, path in target.files}
@@ -131,35 +127,6 @@ def tell_of_pairs(source: Images, target: Images) -> None:
                 len(source),
                 len(target),
             )
-
-
-class Resize:
-    """Antialiased resizing; arguments as of :class:`UnpairedImages`."""
-
-    def __init__(self, size: int | Size | None, interpolation: Interpolation) -> None:
-        self.size = [size] if isinstance(size, int) else size and list(size)
-        self.interpolation = v2.InterpolationMode(interpolation)
-
-    def __call__(self, image: Tensor) -> Tensor:
-        return TF.resize(image, self.size, self.interpolation, antialias=True) if self.size else image
-
-    def sizes(self, dataset: Images) -> set[tuple[int, int]]:
-        """(H, W) of the images of ``dataset`` after resizing; empty where it does not say.
-
-        Raises:
-            DataError: A damaged image.
-        """
-        if self.size and len(self.size) == 2:
-            return {(self.size[0], self.size[1])}
-        known = dataset.sizes() if isinstance(dataset, Sizes) else set()
-        return {self._resized(*size) for size in known}
-
-    def _resized(self, height: int, width: int) -> tuple[int, int]:
-        if not self.size:
-            return height, width
-        short, long = sorted((height, width))
-        scaled = int(self.size[0] * long / short)  # as torchvision rounds
-        return (self.size[0], scaled) if height <= width else (scaled, self.size[0])
 
 
 class Augmentation:
@@ -200,18 +167,13 @@ class Augmentation:
         return F.grid_sample(image[None].float(), grid, align_corners=False)[0]
 
 
-class View(Dataset[Sample]):
-    """A data set as a loader sees it."""
+class _View(views.View):
+    """Images are float32 in [-1, 1], and those of a batch of one size."""
 
-    def __init__(self, dataset: Images, resize: Resize) -> None:
-        self.dataset, self.resize = dataset, resize
+    dataset: Images
 
-    def sizes(self) -> set[tuple[int, int]]:
-        """(H, W) of what the loader sees; empty where the data set does not say."""
-        return self.resize.sizes(self.dataset)
-
-    def __len__(self) -> int:
-        return len(self.dataset)
+    def as_float(self, image: Tensor) -> Tensor:
+        return image.float() / 127.5 - 1
 
     def __getitems__(self, draws: Sequence[Any]) -> list[Sample]:
         """What torch's loaders ask for a batch."""
@@ -226,13 +188,10 @@ class View(Dataset[Sample]):
         return samples
 
 
-class TrainingView(View):
+class TrainingView(_View, views.TrainingView):
     """Resized and augmented images, addressed by (index, augmentation seed)."""
 
-    def __init__(self, dataset: Images, resize: Resize, augment: Augmentation, cache: bool = False) -> None:
-        super().__init__(dataset, resize)
-        self.augment = augment
-        self._cache: dict[int, Sample] | None = {} if cache else None
+    augment: Augmentation
 
     def sizes(self) -> set[tuple[int, int]]:
         """The same after the crop.
@@ -249,33 +208,16 @@ class TrainingView(View):
                 raise DataError(_too_small("A training image", size, crop))
         return {(crop[0], crop[1])}
 
-    def __getitem__(self, draw: Draw) -> Sample:
-        index, seed = draw
-        item = self._plain(index)
-        with torch.random.fork_rng(devices=[]):
-            torch.random.default_generator.manual_seed(seed)  # torch.manual_seed would reseed GPUs, too
-            image = self.augment(item["image"])
-        return item | {"image": as_float(image), "index": index}
-
-    def _plain(self, index: int) -> Sample:
-        if self._cache is not None and index in self._cache:
-            return self._cache[index]
-        item = self.dataset[index]
-        item["image"] = self.resize(item["image"])
+    def item(self, index: int) -> Sample:
+        item = super().item(index)
         sides, crop = item["image"].shape[1:], self.augment.crop_size
         if crop is not None and (sides[0] < crop[0] or sides[1] < crop[1]):
             raise DataError(_too_small(self.dataset.name(index), (sides[0], sides[1]), crop))
-        if self._cache is not None:
-            self._cache[index] = item
         return item
 
 
-class EvaluationView(View):
+class EvaluationView(_View, views.EvaluationView):
     """Resized images, addressed by index."""
-
-    def __getitem__(self, index: int) -> Sample:
-        item = self.dataset[index]
-        return item | {"image": as_float(self.resize(item["image"])), "index": index}
 
 
 def _too_small(name: str, size: Sequence[int], crop: Sequence[int]) -> str:
@@ -283,8 +225,3 @@ def _too_small(name: str, size: Sequence[int], crop: Sequence[int]) -> str:
         f"{name} is {size[1]}x{size[0]} after resizing, smaller than the crop of {crop[1]}x{crop[0]}: raise "
         "data.image_size or lower data.crop_size."
     )
-
-
-def as_float(image: Tensor) -> Tensor:
-    """``image`` of 0 to 255 as float32 in [-1, 1]."""
-    return image.float() / 127.5 - 1

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
+from da_lightning.data.fingerprints import fingerprints
 from da_lightning.data.source_target import SourceTargetDataModule
 from da_lightning.errors import DataError, UserError
 
@@ -22,9 +23,10 @@ class Numbers(Dataset):
         return {"value": self.offset + index, "seed": seed}
 
 
-def module(source: int = 10, target: int = 6, **options) -> SourceTargetDataModule:
+def module(source: int | None = 10, target: int = 6, **options) -> SourceTargetDataModule:
+    images = None if source is None else Numbers(source)
     sets = {"tests": {"a": Numbers(5, 200), "b": Numbers(4, 300)}, "validations": {"c": Numbers(3, 400)}}
-    return SourceTargetDataModule(Numbers(source), Numbers(target, 100), **{"batch_size": 2, **sets, **options})
+    return SourceTargetDataModule(images, Numbers(target, 100), **{"batch_size": 2, **sets, **options})
 
 
 def epoch(data: SourceTargetDataModule, number: int = 0) -> list[dict]:
@@ -67,6 +69,19 @@ def test_the_smaller_domain_comes_again_in_another_order() -> None:
     passes = [target[start : start + 8] for start in (0, 8, 16)]
     assert all(sorted(p) == list(range(100, 108)) for p in passes)
     assert passes[0] != passes[1] != passes[2]
+
+
+@pytest.mark.parametrize("mode", ["max_size_cycle", "min_size", "source"])
+def test_without_a_source_an_epoch_is_the_target(mode: str, caplog: pytest.LogCaptureFixture) -> None:
+    data = module(source=None, mode=mode, target_batch_size=3)
+    with caplog.at_level("INFO"):
+        batches = epoch(data)
+    assert data.epoch_length() == len(batches) == 2 and all(batch.keys() == {"target"} for batch in batches)
+    assert caplog.messages == ["An epoch is 2 iterations of 3 target samples (1 devices x batch size)."]
+    beside = epoch(module(target_batch_size=3, iterations_per_epoch=2))
+    assert values(batches, "target") == values(beside, "target"), "the source does not change the target's draws"
+    assert fingerprints(data)["source"] is None
+    assert epoch(module(source=None, iterations_per_epoch=7, batch_size=6))[6]["target"]["value"].shape == (6,)
 
 
 def test_domains_and_epochs_and_seeds_have_orders_of_their_own() -> None:

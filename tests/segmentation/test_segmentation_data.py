@@ -5,7 +5,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.io import write_png
 
-from da_lightning.errors import DataError
+from da_lightning.errors import DataError, UserError
 from da_lightning.segmentation.data import (
     Augmentation,
     EvaluationView,
@@ -257,6 +257,85 @@ def test_what_is_labelled_is_neither_augmented_nor_labelled():
         sample = plain[index]
         assert sample.keys() == {"image", "index"} and sample["index"] == index
         assert torch.equal(sample["image"], image / 255)
+
+
+# -- validity ----------------------------------------------------------------------------------------------------------
+
+
+def test_validity_of_a_padded_crop_and_of_its_mirror_image():
+    augment = Augmentation((5, 8), (1.0, 1.0), flip=True, colour_jitter=0.0)
+    view = TrainingView(Frames([noise(4, 6) // 2 + 1]), (4, 6), augment, margins=(1, 0, 0, 2))
+    expected = [
+        [1, 1, 1, 1, 1, 1, 0, 0],
+        [2, 2, 2, 2, 1, 1, 0, 0],
+        [2, 2, 2, 2, 1, 1, 0, 0],
+        [2, 2, 2, 2, 1, 1, 0, 0],
+        [0, 0, 0, 0, 0, 0, 0, 0],
+    ]
+    samples, mirrored = drawn(view, 20), [row[::-1] for row in expected]
+    for sample in samples:
+        assert sample["validity"].tolist() in (expected, mirrored)
+        assert torch.equal(sample["validity"] > 0, (sample["image"] > 0).all(0)), "flipped with its image"
+    assert sum(sample["validity"].tolist() == mirrored for sample in samples) in range(4, 17)
+
+
+@pytest.mark.parametrize(
+    ("factor", "expected"),
+    [
+        (0.5, [[1, 1, 1, 0], [2, 2, 1, 0], [2, 2, 1, 0], [0, 0, 0, 0]]),
+        (1.0, [[1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1], [2, 2, 2, 2, 1, 1]] + 3 * [[2, 2, 2, 2, 1, 1]]),
+        (2.0, 4 * [[1] * 12] + 8 * [[2] * 8 + [1] * 4]),
+    ],
+)
+def test_validity_of_scaled_images(factor, expected):
+    size = (len(expected), len(expected[0]))
+    augment = Augmentation(size, (factor, factor), flip=False, colour_jitter=0.0)
+    sample = TrainingView(Frames([noise(6, 6)]), (6, 6), augment, margins=(2, 0, 0, 2))[0, 0]
+    assert sample["validity"].tolist() == expected and sample["validity"].dtype == torch.uint8
+
+
+def test_validity_moves_with_the_image_and_its_pseudo_label(tmp_path):
+    image = torch.full((3, 40, 60), 100, dtype=torch.uint8)
+    image[:, 7:31, 3:47] = 200
+    (tmp_path / "street").mkdir()
+    write_png(image[:1] // 100, str(tmp_path / "street/frame_0.png"))
+    augment = Augmentation((30, 50), (0.5, 1.5), flip=True, colour_jitter=0.0)
+    view = TrainingView(Frames([image]), (40, 60), augment, margins=(7, 9, 3, 13))
+    view.pseudo_labels = tmp_path
+    seen = set()
+    for sample in drawn(view, 60):
+        validity, label = sample["validity"], sample["pseudo_label"]
+        assert torch.equal(torch.where(validity > 0, validity, 255), label.to(torch.uint8))
+        # Where bicubic resizing does not blur the margins' inner edges, shades are the map.
+        shades = sample["image"][0] * 255
+        plain = (shades % 100).round() == 0
+        assert plain.float().mean() > 0.7 and torch.equal((shades / 100).round()[plain], validity[plain].float())
+        seen |= set(validity.unique().tolist())
+    assert seen == {0, 1, 2}
+
+
+def test_validity_is_of_the_target_and_draws_nothing():
+    augmentation = {"flip": True, "crop_size": (30, 40), "scale_jitter": (0.8, 1.2), "colour_jitter": 0.3}
+    whole, marked = module_of(**augmentation), module_of(validity=True, margins=(1, 2, 3, 4), **augmentation)
+    for (without, *_), (beside, *_) in zip(whole.train_dataloader(), marked.train_dataloader(), strict=True):
+        assert beside["source"].keys() == without["source"].keys() == {"image", "index", "label"}
+        assert without["target"].keys() == {"image", "index"} == beside["target"].keys() - {"validity"}
+        assert all(torch.equal(beside[d][key], without[d][key]) for d in without for key in without[d])
+        assert beside["target"]["validity"].shape == (1, 30, 40)
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"margins": (1, 0, 0, 0)}, "data.margins goes with a validity map: set data.validity=true, too."),
+        ({"margins": (12, 12, 0, 0), "validity": True}, "data.margins=[12, 12, 0, 0] leaves nothing of target images"),
+        ({"margins": (0, 0, 0, 32), "validity": True}, "data.margins=[0, 0, 0, 32] leaves nothing of target images"),
+    ],
+)
+def test_margins_that_do_not_fit_are_refused(options, complaint):
+    with pytest.raises(UserError) as caught:
+        module_of(**options)
+    assert str(caught.value).startswith(complaint) and str(caught.value).endswith(".")
 
 
 # -- cache and loaders -------------------------------------------------------------------------------------------------

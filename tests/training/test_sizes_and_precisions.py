@@ -11,10 +11,10 @@ from torch import nn
 from torchvision.transforms.v2 import functional as TF
 
 from da_lightning import stages
+from da_lightning.data.views import Resize
 from da_lightning.errors import DataError, UserError
 from da_lightning.training.callbacks import Pictures
 from da_lightning.training.rehearsal import rehearse, size_problem
-from da_lightning.translation.data import Resize
 from da_lightning.translation.datasets import ImageFolder
 
 

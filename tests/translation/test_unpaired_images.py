@@ -7,8 +7,9 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as TF
 
+from da_lightning.data.views import Resize
 from da_lightning.errors import DataError
-from da_lightning.translation.data import Augmentation, EvaluationView, Resize, TrainingView, UnpairedImages
+from da_lightning.translation.data import Augmentation, EvaluationView, TrainingView, UnpairedImages
 from da_lightning.translation.datasets import AlignedImages, ImageDataset, ToyShoes
 
 

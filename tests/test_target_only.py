@@ -1,19 +1,19 @@
 """Trainings without a source: whoever needs none trains and resumes, all others are refused before they begin."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from omegaconf import DictConfig, OmegaConf
 from tiny_runs import METHODS, alone, assert_same_training, composed, tiny
-from torch import Tensor, nn
+from torch import nn
 
 from da_lightning.config.build import build
 from da_lightning.errors import CheckpointError, UserError
 from da_lightning.preflight import check_built, check_left_out_source
 from da_lightning.session import train_and_test
-from da_lightning.training.module import AdaptationModule, Player, Term
+from da_lightning.training.module import AdaptationModule
+from da_lightning.training.players import Backward, Batch, Group, Player, Step, Term, Updates
 
 FAMILIES = ["segmentation_source_only", "cyclegan", "reid_source_only"]
 
@@ -29,12 +29,13 @@ class TargetOnly(AdaptationModule):
         self.network = nn.Conv2d(3, 3, 3, padding=1)
 
     def players(self) -> dict[str, Player]:
-        return {"network": Player([(1.0, list(self.parameters()))], {"name": "SGD", "lr": 0.1, "momentum": 0.9})}
+        return {"network": Player([Group(list(self.parameters()))], {"name": "SGD", "lr": 0.1, "momentum": 0.9})}
 
-    def updates(self, batch: dict[str, dict[str, Tensor]]) -> Iterator[tuple[str, dict[str, Term]]]:
+    def updates(self, batch: Batch) -> Updates:
         assert batch.keys() == {"target"}
         image = batch["target"]["image"]
-        yield "network", {"distance": Term((self.network(image) - torch.rand_like(image)).square().mean())}
+        yield Backward("network", {"distance": Term((self.network(image) - torch.rand_like(image)).square().mean())})
+        yield Step("network")
 
 
 def options(family: str, *overrides: str) -> DictConfig:

@@ -3,9 +3,9 @@
 Gradients are reduced once a step, when a player steps, by one plain sum over ranks, and DDP's own reduction is off. DDP
 reduces while the last backward pass runs, and takes every parameter of every player to have a gradient in it. Here a
 player's last backward pass is not known before the next thing that its method says, and each pass reaches one player's
-parameters. On two processes a step with the plain sum takes 0.92 to 1.02 of the time (``python -m
-benchmarks.gradient_reduction``). DDP still gives
-all ranks the same first weights and buffers.
+parameters. On two processes on a CPU a step with the plain sum takes 0.92 to 1.02 of the time (``python -m
+benchmarks.gradient_reduction``); on GPUs it has not been measured. DDP still gives all ranks the same first weights and
+buffers.
 """
 
 import zlib

@@ -169,7 +169,7 @@ def test_the_papers_unit_shares_layers() -> None:
     assert source.encoder.residuals[-1] is target.encoder.residuals[-1]
     assert source.decoder.residuals[0] is target.decoder.residuals[0]
     assert source.encoder.residuals[0] is not target.encoder.residuals[0]
-    ((_, parameters),) = module.players()["generator"].groups
+    parameters = module.players()["generator"].parameters
     assert len({id(p) for p in parameters}) == len(parameters)
     assert count(apart) - count(module) == 2 * count(source.encoder.residuals[-1])
     with pytest.raises(UserError, match="residuals=2.*shared_layers=3"):

@@ -38,11 +38,6 @@ def check_built(cfg: DictConfig, data: SourceTargetDataModule, module: Adaptatio
     Raises:
         UserError: They do not go together.
     """
-    if module.needs_source and data.source is None:
-        raise UserError(
-            f"Expected a source, which {type(module).__name__} trains on, but found data.source=null: let data.source "
-            "be a data set, or choose a method that trains on the target alone."
-        )
     options = _plain(cfg.trainer)
     accelerator, devices, nodes = options["accelerator"], options["devices"], options["num_nodes"]
     check_limits(options, data, cfg.test, count_processes(accelerator, devices, nodes))

@@ -15,7 +15,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 
-from da_lightning.config.build import build
+from da_lightning.config.build import build, build_method
 from da_lightning.config.changes import accepted_changes
 from da_lightning.config.left_behind import read_summary
 from da_lightning.config.run_lock import is_first_process
@@ -83,7 +83,7 @@ def train_and_test(cfg: DictConfig, run_dir: Path, method: str, data_name: str) 
     check_configuration(cfg)
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     data = cast(L.LightningDataModule, build(cfg.data, "data"))
-    module = cast(AdaptationModule, build(cfg.method, "method"))
+    module = build_method(cfg.method, data)
     objective = cfg.objective or module.objective
     selection = cast(Selection, build(cfg.selection, "selection")) if cfg.selection else None
     check_built(cfg, cast(SourceTargetDataModule, data), module)
@@ -191,7 +191,8 @@ def _is_to_go_on(cfg: DictConfig, summary: dict[str, Any]) -> bool:
     done, asked = summary.get("iterations"), cfg.method.get("max_iters")
     if not isinstance(done, int) or asked is None or done >= asked:
         return False
-    limits = (build(cfg.method, "method").max_iters, (cfg.callbacks.get("stop") or {}).get("at_most"))
+    longest = build_method(cfg.method, build(cfg.data, "data")).max_iters
+    limits = (longest, (cfg.callbacks.get("stop") or {}).get("at_most"))
     return done < min(limit for limit in limits if limit is not None)
 
 

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from da_lightning.config.build import build, check_targets
+from da_lightning.config.build import build, build_method, check_targets
 from da_lightning.config.run_lock import is_first_process
 from da_lightning.errors import UserError
 from da_lightning.files import is_folder_name, problem_of_images
@@ -72,7 +72,8 @@ def train_in_stages(
                 OmegaConf.update(cfg, option, str(folder))
             continue
         if not is_checked:  # what is wrong with the method must not wait for the end of its stages
-            data, own = build(cfg.data, "data"), build(cfg.method, "method")
+            data = build(cfg.data, "data")
+            own = build_method(cfg.method, data)
             check_built(cfg, data, own)
             own.check_length(epoch_length(data, cfg.trainer))
             for later in [stages[other] for other in list(stages)[list(stages).index(name) :]]:

@@ -10,12 +10,15 @@ from typing import Any
 import lightning.pytorch as L
 import pytest
 import torch
+from omegaconf import OmegaConf
 from tiny_runs import METHODS, composed, tiny
 from tiny_translators import Tint
 from torch import Tensor, nn
 
 from da_lightning import export as exporting
+from da_lightning.arguments import option_hints
 from da_lightning.config.build import build
+from da_lightning.config.roles import class_of_role
 from da_lightning.errors import UserError
 from da_lightning.export import METADATA, export, write
 from da_lightning.predict import load_method
@@ -29,16 +32,17 @@ from da_lightning.translation.stargan import StarGAN
 
 pytestmark = pytest.mark.slow
 
-IN_SETUP = {"num_domains": 2, "num_persons": 4, "image_size": [48, 32]}
-"""Options that a method without data needs."""
+FACTS = {"num_domains": 2, "num_persons": 4, "image_size": [48, 32], "interpolation": "bicubic", "target_size": 6}
+"""Options that the data would give."""
 
 
 def of(method: str) -> AdaptationModule:
     """A method without its data, in eval mode."""
     cfg = composed(f"method={method}", *tiny(method))
-    cfg.method.update({key: value for key, value in IN_SETUP.items() if cfg.method.get(key, 0) is None})
     torch.manual_seed(0)
-    return build(cfg.method, "method").eval()
+    taken = option_hints(class_of_role(cfg.method._target_, (AdaptationModule,), "method"))
+    open_ones = {name: value for name, value in FACTS.items() if name in taken and cfg.method.get(name) is None}
+    return build(OmegaConf.merge(cfg.method, open_ones), "method").eval()
 
 
 def program(file: Path) -> tuple[Callable[..., Tensor], dict[str, Any]]:

@@ -97,7 +97,7 @@ def test_every_player_learns(trained: Trained) -> None:
     players = trained.module.players()
     assert players
     for player, description in players.items():
-        own = [p for _, group in description.groups for p in group]
+        own = description.parameters
         assert any(not torch.equal(p, trained.before[names[id(p)]]) for p in own), player
     assert all(p.isfinite().all() for p in trained.module.parameters())
 

@@ -8,9 +8,9 @@ from omegaconf import DictConfig, OmegaConf
 from tiny_runs import METHODS, alone, assert_same_training, composed, tiny
 from torch import nn
 
-from da_lightning.config.build import build
+from da_lightning.config.build import build, build_method
 from da_lightning.errors import CheckpointError, UserError
-from da_lightning.preflight import check_built, check_left_out_source
+from da_lightning.preflight import check_left_out_source
 from da_lightning.session import train_and_test
 from da_lightning.training.module import AdaptationModule
 from da_lightning.training.players import Backward, Batch, Group, Player, Step, Term, Updates
@@ -80,5 +80,5 @@ def test_methods_that_need_a_source_are_refused_without(method: str) -> None:
     cfg = composed(f"method={method}", *tiny(method), *alone(method), "data.source=null")
     with pytest.raises(UserError, match=r"data\.source=(null|None)") as caught:
         check_left_out_source(cfg)
-        check_built(cfg, build(cfg.data, "data"), build(cfg.method, "method"))
+        build_method(cfg.method, build(cfg.data, "data"))
     assert "\n" not in str(caught.value) and str(caught.value).endswith(".")

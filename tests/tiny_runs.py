@@ -26,7 +26,7 @@ from torch.utils.data import Dataset
 import da_lightning
 from da_lightning import stopping
 from da_lightning.config import CONF_DIR
-from da_lightning.config.build import build
+from da_lightning.config.build import build, build_method
 from da_lightning.training.callbacks import StopAtIteration
 from da_lightning.training.module import AdaptationModule
 from da_lightning.training.players import Backward, Term
@@ -149,7 +149,8 @@ def built(method: str, *overrides: str, seed: int = 0) -> tuple[AdaptationModule
     """Method and data of a tiny run."""
     cfg = composed(f"method={method}", *tiny(method), *alone(method), *overrides)
     L.seed_everything(seed, verbose=False)
-    return build(cfg.method, "method"), build(cfg.data, "data")
+    data = build(cfg.data, "data")
+    return build_method(cfg.method, data), data
 
 
 def backwards(module: AdaptationModule, batch: Any) -> Iterator[tuple[str, dict[str, Term]]]:

@@ -4,6 +4,8 @@ Hydra's ``instantiate`` would do, but for three things: it copies what is alread
 back, it builds whatever can be called, and it tells of a wrong type only in a traceback.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +21,9 @@ from da_lightning.config.recipes import check_download, check_written
 from da_lightning.config.roles import class_of_role, roles_of_hint, roles_of_place
 from da_lightning.config.secrets import hidden, hide_hyperparameters, logger_options
 from da_lightning.data.downloads import Fetched
+from da_lightning.data.source_target import SourceTargetDataModule
 from da_lightning.errors import UserError
+from da_lightning.training.module import AdaptationModule
 
 WRITERS = (L.Callback, Logger, Profiler, Strategy, L.Trainer)
 """Roles that write files where their options say."""
@@ -47,14 +51,42 @@ def build(node: DictConfig, key: str, **extra: Any) -> Any:
     Raises:
         UserError: A target without the role, an unknown option, a value of a wrong type, a missing package.
     """
-    plain = OmegaConf.to_container(node, resolve=True)
-    if not isinstance(plain, dict) or "_target_" not in plain:
-        raise UserError(f"{key} has no _target_: name the class that is to be built there.")
+    with _installed(key):
+        return _made(_plan(node, key), extra)
+
+
+def build_method(node: DictConfig, data: L.LightningDataModule) -> AdaptationModule:
+    """The same of a method: what it leaves open and the data say, see :class:`~da_lightning.data.facts.DataFacts`.
+
+    Raises:
+        UserError: See :func:`build`; the method reads a source, and there is none.
+    """
+    with _installed("method"):
+        plan = _plan(node, "method")
+        if isinstance(data, SourceTargetDataModule):
+            if plan.kind.needs_source and data.source is None:
+                raise UserError(
+                    f"Expected a source, which {plan.kind.__name__} trains on, but found data.source=null: let "
+                    "data.source be a data set, or choose a method that trains on the target alone."
+                )
+            plan.options.update(data.facts.options(plan.kind, plan.options))
+        return _made(plan)
+
+
+@contextmanager
+def _installed(key: str) -> Iterator[None]:
     try:
-        return _made(_planned(plain, key, roles_of_place(key)), extra)
+        yield
     except ModuleNotFoundError as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{key} needs a package that is not installed: {first}") from None
+
+
+def _plan(node: DictConfig, key: str) -> Any:
+    plain = OmegaConf.to_container(node, resolve=True)
+    if not isinstance(plain, dict) or "_target_" not in plain:
+        raise UserError(f"{key} has no _target_: name the class that is to be built there.")
+    return _planned(plain, key, roles_of_place(key))
 
 
 def check_targets(cfg: DictConfig, prefix: str = "") -> None:

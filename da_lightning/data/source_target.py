@@ -12,6 +12,7 @@ from pydantic import NonNegativeInt, PositiveInt
 from torch.utils.data import DataLoader, Dataset
 
 from da_lightning.arguments import Seed
+from da_lightning.data.facts import DataFacts
 from da_lightning.data.loaders import TrainingLoader
 from da_lightning.data.samplers import PassSampler, ShardSampler
 from da_lightning.errors import DataError, UserError
@@ -150,6 +151,11 @@ class SourceTargetDataModule(L.LightningDataModule):
         if self.mode == "source":
             return max(1, batches.get("source", batches["target"]))
         return max(1, max(batches.values()) if self.mode == "max_size_cycle" else min(batches.values()))
+
+    @property
+    def facts(self) -> DataFacts:
+        """What methods are made with."""
+        return DataFacts()
 
     @property
     def training_sizes(self) -> dict[str, tuple[int, int]]:

@@ -33,7 +33,8 @@ class ByCamera(ImageDataset):
 
     Attributes:
         cameras: Their numbers, sorted; a domain is a place here.
-        domains: Of each item.
+        domains: Of each item; and
+        num_domains: how many there are.
 
     Raises:
         DataError: A single camera.
@@ -48,6 +49,7 @@ class ByCamera(ImageDataset):
             )
         places = {camera: place for place, camera in enumerate(self.cameras)}
         self.domains = [places[camera] for camera in dataset.cameras]
+        self.num_domains = len(self.cameras)
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -133,45 +135,39 @@ class CameraStyle(StarGAN):
     Test scores are round trips by way of the next camera, pictures show an image through each.
 
     Args:
-        num_domains: Cameras; ``None`` takes the data's number.
+        num_domains: Cameras.
         options: See :class:`~da_lightning.translation.stargan.StarGAN`.
 
     Raises:
         UserError: Another number of cameras than the data's; scores of domains as a whole, in ``metrics``.
     """
 
-    made_in_setup = ("generator.", "discriminator.")
-
-    def __init__(self, num_domains: int | None = None, **options: Any) -> None:
+    def __init__(self, num_domains: int, **options: Any) -> None:
         super().__init__(num_domains, **options)
         self.save_hyperparameters()
         if self.metrics:
             raise UserError(f"method.metrics={list(self.metrics)} compare two domains, not cameras: leave them out.")
-        self.end_of_constructor()
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
         if stage != "fit":
             return
-        found = len(by_camera(images_of(self.trainer)).cameras)
-        expected = self.hparams["num_domains"]
-        if expected is None:
-            self.hparams["num_domains"] = found
-            with self.drawn_as_constructed():
-                self.build(found)
-        elif expected != found:
-            raise UserError(f"method.num_domains={expected}, but the data have {found} cameras: leave num_domains out.")
+        found = by_camera(images_of(self.trainer)).num_domains
+        if self.num_domains != found:
+            raise UserError(
+                f"method.num_domains={self.num_domains}, but the data have {found} cameras: leave num_domains out."
+            )
 
     def test_step(self, batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
         image, own = batch["image"], batch["domain"]
-        there = self.generate(image, (own + 1) % self.hparams["num_domains"])
+        there = self.generate(image, (own + 1) % self.num_domains)
         distance = (self.generate(there, own).float() - image).abs().mean((1, 2, 3))
         self._scores[self._tested()[dataloader_idx]].cycle.update(distance)
 
     @torch.no_grad()
     def pictures(self, sample: dict[str, Tensor], domain: str) -> list[Tensor]:
         image = sample["image"]
-        through_each = [self.generate(image, camera) for camera in range(self.hparams["num_domains"])]
+        through_each = [self.generate(image, camera) for camera in range(self.num_domains)]
         return [as_uint8(column) for column in (image, *through_each)]
 
 

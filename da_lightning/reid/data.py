@@ -1,5 +1,6 @@
 """Source and target loaders for person re-identification."""
 
+import hashlib
 import logging
 import math
 from collections import Counter
@@ -16,6 +17,7 @@ from torchvision.transforms.v2 import functional as TF
 
 from da_lightning.arguments import Share, Size
 from da_lightning.data import views
+from da_lightning.data.facts import DataFacts
 from da_lightning.data.folders import find_images, read_image
 from da_lightning.data.samplers import PassSampler
 from da_lightning.data.source_target import SourceTargetDataModule
@@ -128,6 +130,17 @@ class PersonDataModule(SourceTargetDataModule):
                 self.target_size,
                 self.num_target_cameras,
             )
+
+    @property
+    def facts(self) -> DataFacts:
+        names = "\n".join(self.target_names).encode("utf-8", "surrogatepass")
+        return DataFacts(
+            num_persons=None if self.source is None else self.num_persons,
+            image_size=self.image_size,
+            interpolation=self.target_view.resize.interpolation.value,
+            target_size=self.target_size,
+            target_list=hashlib.sha256(names).hexdigest(),
+        )
 
     @property
     def training_sizes(self) -> dict[str, tuple[int, int]]:

@@ -1,10 +1,8 @@
 """ECN: Invariance Matters: Exemplar Memory for Domain Adaptive Person Re-identification (Zhong et al., CVPR 2019)."""
 
-import hashlib
 import logging
 import math
 from collections.abc import Mapping
-from functools import partial
 from typing import Any, Literal, cast
 
 import lightning.pytorch as L
@@ -21,7 +19,6 @@ from da_lightning.reid.exemplar_memory import ExemplarMemory
 from da_lightning.reid.module import ReidModule
 from da_lightning.reid.networks.heads import Embedding
 from da_lightning.training.callbacks import KeepSourceOnly, write_picture
-from da_lightning.training.checkpoints import read_checkpoint
 from da_lightning.training.module import tell_of_no_adaptation
 from da_lightning.training.players import Backward, Batch, Step, Term, Updates
 
@@ -41,6 +38,8 @@ class ECN(ReidModule):
     the paper are as long as the source), counted from ``source_iters``; a resumed run goes on with them.
 
     Args:
+        target_size: Images of the target, a row of the memory each.
+        target_list: Fingerprint of their names: a memory of others is refused, or left out of ``init_from``.
         source_iters: Iterations on the source alone before the target counts, for networks without pretrained weights.
         exemplar_weight: lambda, weight of the target's loss.
         camera: Camera invariance: show target images in the styles of their other cameras, too.
@@ -58,15 +57,10 @@ class ECN(ReidModule):
             memory included.
     """
 
-    made_in_setup = (*ReidModule.made_in_setup, "memory.")
-
-    _held_list: str | None = None  # of the images whose memory ``init_from`` gave, where it says
-
-    memory: ExemplarMemory
-    """From the start of training on, when the target's size is known."""
-
     def __init__(
         self,
+        target_size: PositiveInt,
+        target_list: str | None = None,
         source_iters: NonNegativeInt = 0,
         exemplar_weight: Share = 0.3,
         camera: bool = True,
@@ -91,13 +85,11 @@ class ECN(ReidModule):
         )
         self.neighbours, self.neighbours_from, self.alpha_step = neighbours, neighbours_from, alpha_step
         self.frozen_shortcuts = frozen_shortcuts
-        dtype = getattr(torch, memory_dtype)
-        self._make_memory = partial(
-            ExemplarMemory, dim=embedding_size, beta=beta, neighbours=neighbours, dtype=dtype, shard=shard_memory
-        )
+        self.target_list, self.shard_memory = target_list, shard_memory
         # Ranks update their memories alike (or hold different rows), and DDP would send rank 0's in each forward pass.
         self._ddp_params_and_buffers_to_ignore = [BANK]
         self.embedding = Embedding(self.backbone.channels, embedding_size)
+        self.memory = ExemplarMemory(target_size, embedding_size, beta, neighbours, getattr(torch, memory_dtype))
         self.add_classifier(embedding_size)
         self.train()  # Lightning leaves modes as they are
 
@@ -131,19 +123,12 @@ class ECN(ReidModule):
             return
         data = cast(PersonDataModule, self.trainer.datamodule)  # type: ignore[attr-defined]
         data.show_camera_styles(self.camera)
-        self._target_list = hashlib.sha256("\n".join(data.target_names).encode("utf-8", "surrogatepass")).hexdigest()
-        memory = self._make_memory(data.target_size).to(self.device)
-        held = getattr(self, "memory", memory)
-        if held.size == memory.size and self._held_list in (None, self._target_list):
-            # The constructor, which comes before the ranks, holds all rows.
-            memory.bank.copy_(held.bank if held.ranks == memory.ranks else memory.part(held.bank))
-        else:
-            logger.warning(
-                "The memory begins empty: the one given is of other images (%d; the target has %d).",
-                held.size,
-                memory.size,
+        if data.target_size != self.memory.size:
+            raise UserError(
+                f"method.target_size={self.memory.size}, but the target has {data.target_size} images: leave it out."
             )
-        self.memory = memory
+        if self.shard_memory:  # the ranks are there now, and not before
+            self.memory.deal_out()
 
     def on_train_start(self) -> None:
         if self.camera and self.trainer.is_global_zero:
@@ -198,14 +183,11 @@ class ECN(ReidModule):
         bank = self.memory.whole()
         for state in _states(checkpoint):
             state[BANK] = bank
-        checkpoint["target_list"] = self._target_list
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         bank = checkpoint["state_dict"][BANK]
-        if self._trainer is None or self.trainer.state.fn != TrainerFn.FITTING:
-            self._target_list = checkpoint["target_list"]
-            self.memory = self._make_memory(len(bank)).to(self.device)
-        elif checkpoint["target_list"] != self._target_list:
+        known = checkpoint["hyper_parameters"].get("target_list")
+        if len(bank) != self.memory.size or None not in (known, self.target_list) and known != self.target_list:
             raise CheckpointError(
                 f"The checkpoint's memory belongs to another list of target images ({len(bank)} of them, "
                 f"{self.memory.size} here): restore the files as they were, or begin a new run."
@@ -223,12 +205,18 @@ class ECN(ReidModule):
             state[BANK] = memory["em"]
         return state
 
-    def _load(self, path: str) -> None:
-        content = read_checkpoint(path)
-        bank = _part(content, "state_dict").get(BANK, _part(content, "state_dict_inv").get("em"))
-        if bank is not None:
-            self.memory, self._held_list = self._make_memory(len(bank)), content.get("target_list")
-        super()._load(path)
+    def leave_out(self, state: dict[str, Any], content: Mapping[str, Any], path: str) -> None:
+        super().leave_out(state, content, path)
+        known = _part(content, "hyper_parameters").get("target_list")
+        if (bank := state.get(BANK)) is None:
+            state[BANK] = self.memory.bank
+        elif len(bank) != self.memory.size or None not in (known, self.target_list) and known != self.target_list:
+            logger.warning(
+                "The memory begins empty: the one given is of other images (%d; the target has %d).",
+                len(bank),
+                self.memory.size,
+            )
+            state[BANK] = self.memory.bank
 
 
 def _states(checkpoint: dict[str, Any]) -> list[dict[str, Any]]:

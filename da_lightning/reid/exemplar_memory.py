@@ -26,7 +26,6 @@ class ExemplarMemory(nn.Module):
         beta: Temperature of the softmax over all rows.
         neighbours: Rows that share the weight of a neighbourhood, the image's own among them; 0 has no neighbourhood.
         dtype: Of the bank; losses and updates are computed in float32.
-        shard: Each rank holds its part of the rows; losses and updates are those of the whole bank.
 
     Attributes:
         bank: Rows ``first`` to ``first + len(bank)`` of all, [rows, dim].
@@ -44,19 +43,28 @@ class ExemplarMemory(nn.Module):
         beta: float = 0.05,
         neighbours: int = 6,
         dtype: torch.dtype = torch.float32,
-        shard: bool = False,
     ) -> None:
         super().__init__()
-        rank, ranks = (dist.get_rank(), _world_size()) if shard and _world_size() > 1 else (0, 1)
-        if size < max(neighbours, ranks):
+        self.size, self.beta, self.neighbours, self.ranks, self.first = size, beta, neighbours, 1, 0
+        self._check(1)
+        self.register_buffer("bank", torch.zeros(size, dim, dtype=dtype))
+
+    def _check(self, ranks: int) -> None:
+        if self.size < max(self.neighbours, ranks):
             raise UserError(
-                f"The target has {size} images, too few for method.neighbours={neighbours} on {ranks} rank(s): "
-                "lower it, or add images."
+                f"The target has {self.size} images, too few for method.neighbours={self.neighbours} on {ranks} "
+                "rank(s): lower it, or add images."
             )
-        self.size, self.beta, self.neighbours, self.ranks = size, beta, neighbours, ranks
-        self.bounds = [size * number // ranks for number in range(ranks + 1)]
-        self.first = self.bounds[rank]
-        self.register_buffer("bank", torch.zeros(self.bounds[rank + 1] - self.first, dim, dtype=dtype))
+
+    def deal_out(self) -> None:
+        """Leave each rank its part of the rows; losses and updates stay those of the whole bank."""
+        if self.ranks > 1 or _world_size() == 1:
+            return
+        self._check(_world_size())
+        self.ranks = _world_size()
+        self.bounds = [self.size * number // self.ranks for number in range(self.ranks + 1)]
+        self.first, end = self.bounds[dist.get_rank() :][:2]
+        self.bank = self.bank[self.first : end].clone()
 
     def loss(self, v: Tensor, index: Tensor, neighbourhood: bool) -> tuple[Tensor, Tensor]:
         """Cross-entropy with each image's own row (weight 1) and, if asked, its nearest rows (weight 1 / neighbours).

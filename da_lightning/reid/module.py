@@ -14,7 +14,6 @@ from torch.nn import functional as F
 from da_lightning.arguments import Seed, Share
 from da_lightning.data.views import Interpolation
 from da_lightning.errors import UserError
-from da_lightning.reid.data import PersonDataModule
 from da_lightning.reid.distances import Distance
 from da_lightning.reid.networks import build_backbone
 from da_lightning.reid.networks.heads import PersonClassifier
@@ -49,16 +48,14 @@ class ReidModule(AdaptationModule):
         flip_average: Test features are the mean over an image and its mirror image.
         distance: Of test features.
         rerank: Also report k-reciprocal re-ranking, as ``reranked_*``.
-        num_persons: Persons of the source; ``None`` takes the data module's number.
-        image_size, interpolation: (H, W) of test images and how they are resized to it, for prediction; ``None`` takes
-            the data module's.
+        num_persons: Persons of the source, for methods with a classifier.
+        image_size, interpolation: (H, W) of test images and how they are resized to it, for prediction.
         init_from: Weights to begin with: a checkpoint of ours, or what :meth:`official_state` knows. A classifier of
             another number of persons is left out.
         max_iters, accumulate, seed, schedule: See :class:`~da_lightning.training.module.AdaptationModule`.
     """
 
     objective = "target/map"
-    made_in_setup: tuple[str, ...] = ("classifier.",)
 
     def __init__(
         self,
@@ -95,16 +92,15 @@ class ReidModule(AdaptationModule):
     # -- what a method builds on -------------------------------------------------------------------------------------
 
     def add_classifier(self, inputs: int, bias: bool = True) -> None:
-        """End a constructor: add ``self.classifier`` over ``inputs`` features, and load ``init_from``.
-
-        Without ``num_persons`` the classifier is made in :meth:`setup`.
-        """
-        self._make_classifier = partial(PersonClassifier, inputs, bias=bias)
-        if self.num_persons is not None:
-            self.classifier = self._make_classifier(self.num_persons)
+        """End a constructor: add ``self.classifier`` over ``inputs`` features, and load ``init_from``."""
+        if self.num_persons is None:
+            raise UserError(
+                "Expected method.num_persons to be the number of the source's persons, but found none: give it, or "
+                "take that of the data module, data.facts.num_persons."
+            )
+        self.classifier = PersonClassifier(inputs, self.num_persons, bias=bias)
         if self.init_from:
             self._load(self.init_from)
-        self.end_of_constructor()
 
     def official_state(self, content: Mapping[str, Any]) -> dict[str, Any]:
         """The weights in a file that is not ours, under our names."""
@@ -155,20 +151,8 @@ class ReidModule(AdaptationModule):
     # -- training ----------------------------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
-        data = getattr(self.trainer, "datamodule", None)
-        if isinstance(data, PersonDataModule):
-            if self.image_size is None:
-                self.image_size = self.hparams["image_size"] = data.training_sizes["target"]
-            if self.interpolation is None:
-                self.interpolation = self.hparams["interpolation"] = data.target_view.resize.interpolation.value
-        persons = getattr(data, "num_persons", self.num_persons)
-        if persons is None:
-            raise UserError("method.num_persons must be set: there is no data module that knows the source's persons.")
-        if self.num_persons is None:
-            self.num_persons = self.hparams["num_persons"] = persons
-            with self.drawn_as_constructed():
-                self.classifier = self._make_classifier(persons).to(self.device)
-        elif stage == "fit" and persons != self.num_persons:
+        persons = getattr(getattr(self.trainer, "datamodule", None), "num_persons", self.num_persons)
+        if stage == "fit" and self.needs_source and persons != self.num_persons:
             raise UserError(
                 f"method.num_persons={self.num_persons}, but the source has {persons} persons: leave num_persons out."
             )
@@ -191,15 +175,24 @@ class ReidModule(AdaptationModule):
     def _load(self, path: str) -> None:
         content = read_checkpoint(path)
         ours = content.get("state_dict") if "hyper_parameters" in content else None
-        state = dict(ours) if isinstance(ours, Mapping) else self.official_state(content)
+        state = dict(ours) if isinstance(ours, Mapping) else dict(self.official_state(content))
+        self.leave_out(state, content, path)
+        check_children(self, state, path)
+        self.load_state_dict(state, strict=False)
+
+    def leave_out(self, state: dict[str, Any], content: Mapping[str, Any], path: str) -> None:
+        """Take from ``state`` what belongs to other persons or images than those here.
+
+        Args:
+            state: Weights of ``init_from``, by our names.
+            content: The whole file, at ``path``.
+        """
         own = self.state_dict()
         classifier = [name for name in state if name.startswith("classifier.")]
         if any(name not in own or own[name].shape != state[name].shape for name in classifier):
-            known = self.num_persons or "so far unknown"
-            logger.warning("The classifier in %s is left out: the number of persons here is %s.", path, known)
-            state = {name: value for name, value in state.items() if name not in classifier}
-        check_children(self, state, path)
-        self.load_state_dict(state, strict=False)
+            logger.warning("The classifier in %s is left out: the persons here are %d.", path, self.num_persons)
+            for name in classifier:
+                del state[name]
 
     # -- evaluation --------------------------------------------------------------------------------------------------
 

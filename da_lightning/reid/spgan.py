@@ -8,7 +8,6 @@ import torch
 from pydantic import PositiveInt
 
 from da_lightning.arguments import Share
-from da_lightning.errors import UserError
 from da_lightning.reid.networks.siamese import SiaNet, attraction, repulsion
 from da_lightning.reid.translated import images_of
 from da_lightning.training.module import frozen
@@ -43,7 +42,7 @@ class SPGAN(CycleGAN):
     before the generators' step.
 
     Args:
-        image_size: (H, W) of training images, which the SiaNet is made for; ``None`` takes those of the data.
+        image_size: (H, W) of training images, which the SiaNet is made for.
         contrastive_weight: Of the contrastive loss in the generators' one.
         margin: Distance, of 2 at most, that negative pairs are held to have; 0 has no negatives.
         negatives: What they are, see ``SHARES``: in ``tf_demo`` two real images, which do not move the generators.
@@ -59,11 +58,9 @@ class SPGAN(CycleGAN):
         UserError: Accumulated batches: steps that the players take unequally often would mix gradients.
     """
 
-    made_in_setup = ("siamese.",)
-
     def __init__(
         self,
-        image_size: tuple[int, int] | None = None,
+        image_size: tuple[int, int],
         contrastive_weight: float = 2.0,
         margin: float = 2.0,
         negatives: Negatives = "pytorch",
@@ -85,31 +82,14 @@ class SPGAN(CycleGAN):
         self.siamese_optimizer = optimizer_options(self.optimizer_options, siamese_optimizer)
         self.siamese_from, self.contrastive_from = siamese_from, contrastive_from
         self.generator_every = generator_every
-        self._siamese_sizes = siamese_blocks, siamese_width, siamese_hidden, siamese_embedding
-        self._init_from = init_from
-        if image_size is not None:
-            self.build(image_size)
-        self.end_of_constructor()
-
-    def build(self, image_size: tuple[int, int]) -> None:
-        """Make the SiaNet for such images, and begin from ``init_from``."""
-        self.siamese = SiaNet(image_size, *self._siamese_sizes)
-        if self._init_from:
-            self._load(Path(self._init_from))
+        self.siamese = SiaNet(image_size, siamese_blocks, siamese_width, siamese_hidden, siamese_embedding)
+        if init_from:
+            self._load(Path(init_from))
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
-        if stage != "fit":
-            return
-        data = None if getattr(self.trainer, "datamodule", None) is None else images_of(self.trainer)
-        if self.hparams["image_size"] is not None:
-            return
-        if data is None:
-            raise UserError("method.image_size must be set where the data are no UnpairedImages: [height,width].")
-        height, width = data.source_view[0, 0]["image"].shape[1:]
-        self.hparams["image_size"] = [height, width]
-        with self.drawn_as_constructed():
-            self.build((height, width))
+        if stage == "fit" and getattr(self.trainer, "datamodule", None) is not None:
+            images_of(self.trainer)
 
     def players(self) -> dict[str, Player]:
         return super().players() | {"siamese": self.player([self.siamese], self.siamese_optimizer)}

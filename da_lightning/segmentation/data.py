@@ -14,6 +14,7 @@ from torchvision.transforms.v2 import functional as TF
 
 from da_lightning.arguments import Size
 from da_lightning.data import views
+from da_lightning.data.facts import DataFacts
 from da_lightning.data.source_target import SourceTargetDataModule
 from da_lightning.data.views import Resize, Sample
 from da_lightning.errors import DataError, UserError
@@ -96,6 +97,11 @@ class SegmentationDataModule(SourceTargetDataModule):
             {name: EvaluationView(dataset, target_size) for name, dataset in validations.items()},
             **loader,
         )
+        self.classes = classes
+
+    @property
+    def facts(self) -> DataFacts:
+        return DataFacts(classes=self.classes)
 
     @property
     def training_sizes(self) -> dict[str, tuple[int, int]]:

@@ -195,9 +195,7 @@ def check_weights(path: str | Path, content: Mapping[str, Any], module: nn.Modul
         {name: getattr(value, "shape", None) for name, value in state.items()} if isinstance(state, Mapping) else {}
         for state in states
     )
-    late = getattr(module, "made_in_setup", ())
-    known = [name for name in saved | own if name in own or not name.startswith(late)]
-    if differing := [name for name in known if name not in saved or name not in own or saved[name] != own[name]]:
+    if differing := [name for name in saved | own if saved.get(name) is None or saved[name] != own.get(name)]:
         raise CheckpointError(
             f"{path} is from another method or network ({len(differing)} entries differ, {differing[0]} for one): "
             "give the options that it was trained with, or begin a new run."

@@ -63,9 +63,6 @@ class AdaptationModule(L.LightningModule):
     memory_format: torch.memory_format | None = None
     """How convolution weights lie in memory; ``None`` leaves them as they are."""
 
-    made_in_setup: tuple[str, ...] = ()
-    """How the names of weights begin that ``setup`` makes, where their sizes come from the data."""
-
     def __init__(
         self, max_iters: PositiveInt, accumulate: PositiveInt = 1, seed: Seed = 0, schedule: ScheduleOptions = None
     ) -> None:
@@ -152,19 +149,6 @@ class AdaptationModule(L.LightningModule):
         """Inside, the weights are in the state in which they would be tested if training ended here."""
         yield
 
-    # -- networks whose sizes the data say ---------------------------------------------------------------------------
-
-    def end_of_constructor(self) -> None:
-        """Keep the state of torch's generator for :meth:`drawn_as_constructed`."""
-        self._draws = torch.get_rng_state()
-
-    @contextmanager
-    def drawn_as_constructed(self) -> Iterator[None]:
-        """Inside, weights are drawn as if in the constructor; under DDP Lightning reseeds processes before setup."""
-        with torch.random.fork_rng(devices=[]):
-            torch.set_rng_state(self._draws)
-            yield
-
     # -- what Lightning asks -----------------------------------------------------------------------------------------
 
     @classmethod
@@ -183,8 +167,7 @@ class AdaptationModule(L.LightningModule):
         return self.iteration + 1
 
     def configure_model(self) -> None:
-        # After setup, which may make networks, and before DDP, which copies gradients to where its buckets expect them:
-        # had weights another layout by then, it would sum one gradient's entries with others of the next rank's.
+        # Before DDP looks at the weights.
         if self.memory_format is not None:
             self.to(memory_format=self.memory_format)
         if self._trainer is not None and self.trainer.precision in CONVERTED:

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from da_lightning.arguments import Size
 from da_lightning.data import views
+from da_lightning.data.facts import DataFacts
 from da_lightning.data.source_target import SourceTargetDataModule
 from da_lightning.data.views import Interpolation, Resize, Sample
 from da_lightning.errors import DataError, UserError
@@ -98,6 +99,13 @@ class UnpairedImages(SourceTargetDataModule):
             **loader,
         )
         tell_of_pairs(source, target)
+
+    @property
+    def facts(self) -> DataFacts:
+        size = self.training_sizes.get("target") or self.target_view[0, 0]["image"].shape[1:]
+        return DataFacts(
+            image_size=(size[0], size[1]), num_domains=getattr(self.target_view.dataset, "num_domains", None)
+        )
 
     @property
     def training_sizes(self) -> dict[str, tuple[int, int]]:

@@ -35,8 +35,7 @@ class StarGAN(LinearDecayTranslation):
     dealt out among the domains of its batch.
 
     Args:
-        num_domains: Samples may carry ``domain`` int64 [B]; without, the source is domain 0 and the target 1. ``None``
-            leaves the networks to :meth:`build`.
+        num_domains: Samples may carry ``domain`` int64 [B]; without, the source is domain 0 and the target 1.
         generator: ``resnet`` or ``unet``.
         width: Channels of the generator's first layer.
         residuals: Residual blocks of a ``resnet``.
@@ -58,7 +57,7 @@ class StarGAN(LinearDecayTranslation):
 
     def __init__(
         self,
-        num_domains: PositiveInt | None = 2,
+        num_domains: PositiveInt = 2,
         generator: GeneratorName = "resnet",
         width: PositiveInt = 64,
         residuals: NonNegativeInt = 6,
@@ -80,23 +79,16 @@ class StarGAN(LinearDecayTranslation):
         self.classification_weight, self.reconstruction_weight = classification_weight, reconstruction_weight
         self.penalty_weight, self.critic_steps = penalty_weight, critic_steps
         self.stride = 2**halvings if generator == "unet" else 4
-        self._generator = (
-            (StarUnetGenerator, width, halvings) if generator == "unet" else (StarGenerator, width, residuals)
-        )
-        self._discriminator = discriminator_width, discriminator_layers, class_kernel
-        self._additive, self._init_from = additive, init_from
-        if num_domains is not None:
-            self.build(num_domains)
-
-    def build(self, num_domains: int) -> None:
-        """Make the networks for so many domains, and begin from ``init_from``."""
         self.num_domains = num_domains
-        network, *sizes = self._generator
-        generator = network(num_domains, *sizes)
-        self.generator = Additive(generator) if self._additive else generator
-        self.discriminator = StarDiscriminator(num_domains, *self._discriminator)
-        if self._init_from:
-            self._load(Path(self._init_from))
+        network: nn.Module = (
+            StarUnetGenerator(num_domains, width, halvings)
+            if generator == "unet"
+            else StarGenerator(num_domains, width, residuals)
+        )
+        self.generator = Additive(network) if additive else network
+        self.discriminator = StarDiscriminator(num_domains, discriminator_width, discriminator_layers, class_kernel)
+        if init_from:
+            self._load(Path(init_from))
 
     def players(self) -> dict[str, Player]:
         return {
@@ -111,7 +103,7 @@ class StarGAN(LinearDecayTranslation):
 
     def exportable(self) -> Exportable:  # type: ignore[override]  # where to is an input
         """Translations into domains by number, the further input ``domain`` int64 [B]; RGB in [0, 1]."""
-        count = self.hparams["num_domains"]
+        count = self.num_domains
         return Exportable(
             _StarTranslator(self.generator),
             "translation",

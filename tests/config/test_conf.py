@@ -13,6 +13,7 @@ from tiny_runs import composed
 from da_lightning.arguments import checked_arguments
 from da_lightning.config import CONF_DIR
 from da_lightning.config.build import check_targets
+from da_lightning.data.facts import DataFacts
 from da_lightning.errors import UserError
 
 
@@ -70,7 +71,9 @@ def test_every_option_composes(group: str, name: str) -> None:
 def test_experiments_give_their_method_what_it_takes(name: str) -> None:
     method = OmegaConf.to_container(composed(f"experiment={name}").method, resolve=True)
     kind = target_of(method)
-    checked = checked_arguments(kind, {key: value for key, value in method.items() if key != "_target_"}, "method")
+    given = {key: value for key, value in method.items() if key != "_target_"}
+    facts = DataFacts(num_persons=3, image_size=(64, 32), target_size=12)
+    checked = checked_arguments(kind, given | facts.options(kind, given), "method")
     for node in (checked.get("network", {}), checked.get("backbone", {})):
         if "pretrained" in node:
             node["pretrained"] = None  # nothing to download here

@@ -164,15 +164,6 @@ def test_shares_of_less_than_a_batch(option: str, complaint: str | None) -> None
     assert complaint in str(caught.value)
 
 
-def test_a_strategy_that_would_stop_in_the_middle_of_a_step() -> None:
-    options = ("trainer.devices=2", "trainer.strategy=ddp")
-    cfg = composed("method=adaptsegnet", *tiny("adaptsegnet"), *options)
-    with pytest.raises(UserError, match=r"trainer\.strategy=ddp stops AdaptSegNet at the second backward pass"):
-        check_built(cfg, build(cfg.data, "data"), build(cfg.method, "method"))
-    cfg = composed("method=segmentation_source_only", *SOURCE_ONLY, *options)
-    check_built(cfg, build(cfg.data, "data"), build(cfg.method, "method"))
-
-
 @pytest.mark.parametrize(
     ("key", "value"),
     [("data.seed", -1), ("method.seed", 2**32), ("method.seed", "abc"), ("data.seed", 1.5),

@@ -24,13 +24,13 @@ SIZES = {"width": 4, "residuals": 1, "discriminator_width": 4, "siamese_width": 
 
 
 def method() -> SPGAN:
-    return SPGAN(optimizer={"name": "SGD", "lr": 0.001}, max_iters=2, image_size=None, **SIZES)
+    return SPGAN(optimizer={"name": "SGD", "lr": 0.001}, max_iters=2, image_size=CROP, **SIZES)
 
 
 def people() -> UnpairedImages:
     source, target = TinyPeople([1, 2, 5] * 3, SIZE, labelled=True), TinyPeople([3, 4] * 4, SIZE)
     return UnpairedImages(
-        source, target, image_size=None, crop_size=CROP, batch_size=2, eval_batch_size=4, iterations_per_epoch=2
+        source, target, image_size=CROP, crop_size=CROP, batch_size=2, eval_batch_size=4, iterations_per_epoch=2
     )
 
 

@@ -18,13 +18,15 @@ from da_lightning.errors import CheckpointError, UserError
 from da_lightning.reid.data import PersonDataModule
 from da_lightning.reid.datasets import ToyPeople
 from da_lightning.reid.ecn import ECN
+from da_lightning.reid.exemplar_memory import ExemplarMemory
 
 SIZE = 8  # of the embedding
 
 
-def a_method(**options: Any) -> ECN:
+def a_method(data: PersonDataModule | None = None, **options: Any) -> ECN:
+    known = (data or some_data()).facts.options(ECN, options)
     torch.manual_seed(0)
-    options = {"backbone": {"name": "light", "width": 8}, "max_iters": 6, "embedding_size": SIZE, **options}
+    options = {"backbone": {"name": "light", "width": 8}, "max_iters": 6, "embedding_size": SIZE, **known, **options}
     return ECN(optimizer={"name": "SGD", "lr": 0.05, "momentum": 0.9, "nesterov": True}, neighbours=3, **options)
 
 
@@ -60,8 +62,8 @@ class Asked(L.Callback):
         memory.loss, memory.update = recorded_loss, recorded_update
 
 
-def without_cameras(**options: Any) -> ECN:
-    return a_method(camera=False, neighbours_from=1, **options)
+def without_cameras(data: PersonDataModule | None = None, **options: Any) -> ECN:
+    return a_method(data, camera=False, neighbours_from=1, **options)
 
 
 def test_schedules_go_by_epochs_and_a_resumed_run_goes_on_bit_for_bit(tmp_path: Path) -> None:
@@ -94,7 +96,7 @@ def test_another_target_list_is_refused(tmp_path: Path) -> None:
     data.target_view.dataset.items.reverse()
     with pytest.raises(CheckpointError, match="another list of target images"):
         checkpoint = tmp_path / "checkpoints" / "epoch=0.ckpt"
-        trainer(tmp_path / "other").fit(without_cameras(), data, ckpt_path=checkpoint, weights_only=True)
+        trainer(tmp_path / "other").fit(without_cameras(data), data, ckpt_path=checkpoint, weights_only=True)
 
 
 def test_weights_to_begin_with_bring_their_memory(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -102,11 +104,10 @@ def test_weights_to_begin_with_bring_their_memory(tmp_path: Path, caplog: pytest
     fit = trainer(tmp_path)
     fit.fit(earlier, some_data())
     for persons, size in ((3, 12), (4, 16)):
-        method = a_method(camera=False, init_from=str(tmp_path / "checkpoints" / "last.ckpt"), num_persons=3)
-        assert_same(dict(method.state_dict()), dict(earlier.state_dict()))
-        method.num_persons = persons
-        method.trainer = SimpleNamespace(datamodule=some_data(persons), state=fit.state)
-        method.setup("fit")
+        path = str(tmp_path / "checkpoints" / "last.ckpt")
+        method = a_method(some_data(persons), camera=False, init_from=path)
+        if size == 12:
+            assert_same(dict(method.state_dict()), dict(earlier.state_dict()))
         assert len(method.memory.bank) == size
         assert method.memory.bank.any() == (size == 12)
         assert ("begins empty" in caplog.text) == (size != 12)
@@ -115,11 +116,9 @@ def test_weights_to_begin_with_bring_their_memory(tmp_path: Path, caplog: pytest
 def test_a_memory_of_other_images_is_left(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     fit = trainer(tmp_path)
     fit.fit(without_cameras(), some_data())
-    method = a_method(camera=False, init_from=str(tmp_path / "checkpoints" / "last.ckpt"), num_persons=3)
     data = some_data()
     data.target_view.dataset.items.reverse()
-    method.trainer = SimpleNamespace(datamodule=data, state=fit.state)
-    method.setup("fit")
+    method = a_method(data, camera=False, init_from=str(tmp_path / "checkpoints" / "last.ckpt"))
     assert not method.memory.bank.any() and "the one given is of other images" in caplog.text
 
 
@@ -162,7 +161,7 @@ def ready(method: ECN, size: int = 6) -> ECN:
     """As in the last iteration of epoch 7 after the source, two an epoch, ``size`` target images, all seen."""
     iteration = method.source_iters + 15
     method.trainer = SimpleNamespace(fit_loop=SimpleNamespace(total_batch_idx=iteration), num_training_batches=2)
-    method.memory = method._make_memory(size)
+    method.memory = ExemplarMemory(size, SIZE, neighbours=3)
     method.memory.bank.copy_(F.normalize(torch.randn(size, SIZE)))
     method.log = lambda *arguments, **options: None
     return method

@@ -51,7 +51,9 @@ def filled(
     """A memory and the whole bank it holds; rows from ``visited`` on were never seen."""
     bank = F.normalize(torch.randn(SIZE, DIM, generator=torch.Generator().manual_seed(9)))
     bank[visited:] = 0
-    memory = ExemplarMemory(SIZE, DIM, BETA, NEIGHBOURS, dtype, shard)
+    memory = ExemplarMemory(SIZE, DIM, BETA, NEIGHBOURS, dtype)
+    if shard:
+        memory.deal_out()
     memory.bank.copy_(memory.part(bank))
     return memory, bank
 
@@ -219,7 +221,8 @@ def check_scarce_rows(ranks: int) -> None:
     """Shards of fewer rows than neighbours."""
     bank = F.normalize(torch.randn(2 * ranks + 1, DIM, generator=torch.Generator().manual_seed(7)))
     v, index = batch(8)[0], torch.arange(BATCH) % len(bank)
-    memories = [ExemplarMemory(*bank.shape, BETA, 5, shard=shard) for shard in (False, True)]
+    memories = [ExemplarMemory(*bank.shape, BETA, 5) for _ in range(2)]
+    memories[1].deal_out()
     for memory in memories:
         memory.bank.copy_(memory.part(bank))
     one, other = (loss_and_gradient(memory, v, index, True) for memory in memories)

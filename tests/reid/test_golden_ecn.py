@@ -35,6 +35,7 @@ def test_an_imported_checkpoint_gives_the_official_outputs(path: Path, tmp_path:
         dropout=meta["network"]["dropout"],
         neighbours=2,
         num_persons=persons,
+        target_size=len(bank),
         init_from=str(tmp_path / "checkpoint.pth.tar"),
     ).eval()
     backbone = module.backbone

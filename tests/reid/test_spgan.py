@@ -263,7 +263,7 @@ def test_white_images_train_on(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[SPGAN, Path]:
     folder = tmp_path_factory.mktemp("spgan")
-    module = method(image_size=None)
+    module = method(image_size=CROP)
     trainer(folder, WriteTranslations(count=3)).fit(module, people(iterations_per_epoch=2))
     return module, folder
 
@@ -275,16 +275,14 @@ def written(folder: Path) -> dict[str, bytes]:
 
 def test_image_size_is_taken_from_the_data_and_kept(trained: tuple[SPGAN, Path]) -> None:
     module, folder = trained
-    assert module.hparams["image_size"] == list(CROP)
+    assert people().facts.options(SPGAN, {}) == {"image_size": CROP} == {"image_size": module.hparams["image_size"]}
     rebuilt = SPGAN.load_from_checkpoint(folder / "checkpoints/last.ckpt")
     assert_same(dict(rebuilt.state_dict()), dict(module.state_dict()))
-    with pytest.raises(UserError, match="method.image_size must be set"):
-        trainer(folder / "none").fit(method(image_size=None), DataLoader(batches(1), batch_size=None))
 
 
 def test_it_goes_on_bit_for_bit(trained: tuple[SPGAN, Path], tmp_path: Path) -> None:
     checkpoints = trained[1] / "checkpoints"
-    rest = method(image_size=None)
+    rest = method(image_size=CROP)
     trainer(tmp_path).fit(
         rest, people(iterations_per_epoch=2), ckpt_path=checkpoints / "epoch=0.ckpt", weights_only=True
     )
@@ -335,14 +333,14 @@ class Count(L.Callback):
 def test_a_killed_run_writes_what_is_missing(trained: tuple[SPGAN, Path], tmp_path: Path) -> None:
     folder = trained[1]
     root = tmp_path / "run"
-    assert finish(folder, root, method(image_size=None)) == 0  # as the first: its weights are the checkpoint's
+    assert finish(folder, root, method(image_size=CROP)) == 0  # as the first: its weights are the checkpoint's
     assert written(root / "translated") == written(folder / "translated")
     *kept, lost, broken = sorted((root / "translated").rglob("*.png"))
     times = {file: file.stat().st_mtime_ns for file in kept}
     whole = lost.read_bytes()
     lost.unlink()
     broken.rename(part_of(broken))
-    assert finish(folder, root, method(image_size=None)) == 0
+    assert finish(folder, root, method(image_size=CROP)) == 0
     assert lost.read_bytes() == whole
     assert {file: file.stat().st_mtime_ns for file in kept} == times
     assert written(root / "translated") == written(folder / "translated")
@@ -350,13 +348,13 @@ def test_a_killed_run_writes_what_is_missing(trained: tuple[SPGAN, Path], tmp_pa
 
 def test_files_of_other_weights_or_sizes_are_not_kept(trained: tuple[SPGAN, Path], tmp_path: Path) -> None:
     folder = trained[1]
-    trainer(tmp_path, WriteTranslations()).fit(method(max_iters=2, image_size=None), people(iterations_per_epoch=2))
+    trainer(tmp_path, WriteTranslations()).fit(method(max_iters=2, image_size=CROP), people(iterations_per_epoch=2))
     first = written(tmp_path / "translated")
-    finish(folder, tmp_path, method(image_size=None))
+    finish(folder, tmp_path, method(image_size=CROP))
     second = written(tmp_path / "translated")
     assert first.keys() == second.keys()
     assert all(first[name] != second[name] for name in first)
-    finish(folder, tmp_path, method(image_size=None), original_size=True)
+    finish(folder, tmp_path, method(image_size=CROP), original_size=True)
     assert all(read_image(str(file)).shape == (3, *SIZE) for file in (tmp_path / "translated").rglob("*.png"))
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from da_lightning import stages
-from da_lightning.config.build import build
+from da_lightning.config.build import build, build_method
 from da_lightning.errors import UserError
 from da_lightning.predict import load_method
 from da_lightning.report import report
@@ -216,7 +216,8 @@ def test_weights_are_scored_every_n_epochs_and_at_the_end(tmp_path: Path) -> Non
 def test_two_devices_choose_as_one(tmp_path: Path) -> None:
     method = "reid_source_only"  # whose batch norms differ between ranks
     cfg = configured(method)
-    module, data = build(cfg.method, "method"), build(cfg.data, "data")
+    data = build(cfg.data, "data")
+    module = build_method(cfg.method, data)
     selection = Selection("snd")
     selection.dirpath = str(tmp_path / "checkpoints")
     L.Trainer(

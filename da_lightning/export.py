@@ -88,6 +88,7 @@ def export(
     """
     from da_lightning.arguments import checked_arguments
     from da_lightning.predict import load_method
+    from da_lightning.training.abilities import Exports
 
     file = Path(output).expanduser()
     if file.suffix not in WRITERS:
@@ -96,6 +97,8 @@ def export(
         raise UserError(f"output={file} is there already: choose another name, or set overwrite=true.")
     check_writable(file.parent)
     module = load_method(checkpoint).eval()
+    if not isinstance(module, Exports):
+        raise UserError(f"{type(module).__name__} is of a family that cannot be exported yet.")
     found = module.exportable(**checked_arguments(module.exportable, options, "export"))
     name = f"{type(module).__module__}.{type(module).__qualname__}"
     worst = write(found, file, name, height, width, batch_size)

@@ -15,6 +15,7 @@ from torchvision.utils import make_grid
 
 from da_lightning.data.samplers import PassSampler
 from da_lightning.files import copy_file, show_picture
+from da_lightning.training.abilities import Draws, Overlays
 from da_lightning.training.checkpoints import SOURCE_ONLY
 from da_lightning.training.ema import averaged_weights
 from da_lightning.training.media import Media, MediaLogger, Overlay, Table
@@ -131,7 +132,7 @@ class Pictures(L.Callback):
         if trainer.is_global_zero and (is_due or trainer.should_stop or module.iterations_done >= module.max_iters):
             for domain, sample in batch.items():
                 first = {key: value[: self.count] for key, value in sample.items()}
-                columns, overlays = module.pictures(first, domain), self._overlays_of(trainer, module, first, domain)
+                columns, overlays = _pictures(module, first, domain), self._overlays_of(trainer, module, first, domain)
                 write_picture(trainer, f"train_{domain}", _rows(columns), len(columns), module.iteration, overlays)
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -157,7 +158,7 @@ class Pictures(L.Callback):
         ):
             first = {key: value[:1] for key, value in batch.items()}
             module, name = cast(AdaptationModule, pl_module), names[dataloader_idx]
-            batches.append(module.pictures(first, name))
+            batches.append(_pictures(module, first, name))
             self._overlays.setdefault(name, []).extend(self._overlays_of(trainer, module, first, name))
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -177,7 +178,14 @@ class Pictures(L.Callback):
     ) -> list[Overlay]:
         """They cost another forward pass, which only a logger that takes them is worth."""
         is_worth = any(isinstance(logger, MediaLogger) for logger in trainer.loggers)
-        return module.overlays(sample, domain) if is_worth else []
+        return module.overlays(sample, domain) if is_worth and isinstance(module, Overlays) else []
+
+
+def _pictures(module: AdaptationModule, sample: dict[str, Tensor], domain: str) -> list[Tensor]:
+    """The method's own, or the images alone."""
+    if isinstance(module, Draws):
+        return module.pictures(sample, domain)
+    return [(sample["image"] * 255).to(torch.uint8)]
 
 
 def _framed(image: Tensor, height: int, width: int) -> Tensor:

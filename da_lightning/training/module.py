@@ -1,7 +1,7 @@
 """The training step that all methods share: named players, each with networks, terms, an optimiser and a schedule."""
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,15 +17,12 @@ from da_lightning.errors import UserError
 from da_lightning.seeds import mixed_seed
 from da_lightning.training.checkpoints import without_origins
 from da_lightning.training.ema import averaged_weights
-from da_lightning.training.exportable import Exportable
-from da_lightning.training.media import Overlay
 from da_lightning.training.optimizers import make_optimizer
 from da_lightning.training.players import Batch, Player, Step, Term, Updates
 from da_lightning.training.precision import CONVERTED, cast_inputs
 from da_lightning.training.ranks import agreed, average_gradients, check_whole_parameters, without_ddp_reduction
 from da_lightning.training.rehearsal import Shapes, rehearse, size_problem
 from da_lightning.training.schedules import Factor, ScheduleOptions, constant, make_schedule, scheduled
-from da_lightning.training.scores import SelectionScore
 
 log = logging.getLogger(__name__)
 
@@ -118,31 +115,6 @@ class AdaptationModule(L.LightningModule):
         """
         if shapes:
             rehearse(self, self.rehearsal, shapes)
-
-    def pictures(self, sample: dict[str, Tensor], domain: str) -> list[Tensor]:
-        """Columns of a picture of ``sample`` from ``domain`` (or a test set's name), uint8 RGB [B, 3, H, W] each."""
-        return [(sample["image"] * 255).to(torch.uint8)]
-
-    def overlays(self, sample: dict[str, Tensor], domain: str) -> list[Overlay]:
-        """The same for loggers that lay labels over images; none where no pixel has a label."""
-        return []
-
-    def exportable(self) -> Exportable:
-        """What :mod:`da_lightning.export` writes to a file; a family's own arguments are options of the command."""
-        raise UserError(f"{type(self).__name__} is of a family that cannot be exported yet.")
-
-    def selection_score(
-        self, score: SelectionScore, temperature: float
-    ) -> Callable[[Iterable[dict[str, Tensor]]], Tensor]:
-        """What gives present weights the ``score`` from this rank's batches; the same on all ranks.
-
-        Raises:
-            UserError: It makes no sense for this method.
-        """
-        raise UserError(
-            f"selection={score} scores segmentations and embeddings of persons, and {type(self).__name__} makes "
-            "neither: give selection=last."
-        )
 
     @contextmanager
     def as_tested(self) -> Iterator[None]:

@@ -12,6 +12,7 @@ from torch.utils.data import Dataset, Subset
 
 from da_lightning.data.source_target import SourceTargetDataModule
 from da_lightning.errors import UserError
+from da_lightning.training.abilities import Selects
 from da_lightning.training.ema import averaged_weights
 from da_lightning.training.module import AdaptationModule
 from da_lightning.training.progress import tracked
@@ -76,6 +77,11 @@ class Selection(ModelCheckpoint):
         Raises:
             UserError: The score makes no sense for the method, or the data has no images for it.
         """
+        if not isinstance(module, Selects):
+            raise UserError(
+                f"selection={self.score} scores segmentations and embeddings of persons, and {type(module).__name__} "
+                "makes neither: give selection=last."
+            )
         module.selection_score(self.score, self.temperature)
         self._images(cast(SourceTargetDataModule, data))
 
@@ -130,7 +136,7 @@ class Selection(ModelCheckpoint):
         was_training = module.training
         module.eval()
         with trainer.precision_plugin.forward_context():
-            value = module.selection_score(self.score, self.temperature)(batches())
+            value = cast(Selects, module).selection_score(self.score, self.temperature)(batches())
         module.train(was_training)
         return value
 

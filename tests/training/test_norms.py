@@ -6,20 +6,24 @@ from typing import Any
 import lightning.pytorch as L
 import pytest
 import torch
-from tiny_runs import assert_same, assert_same_training, trainer
+from omegaconf import OmegaConf
+from tiny_runs import assert_same, assert_same_training, composed, tiny, trainer
 from tiny_teachers import MeanTeacher, WriteState, built_teacher
 from torch import Tensor, nn
 
+from da_lightning.config.build import build
 from da_lightning.errors import UserError
 from da_lightning.export import write
 from da_lightning.predict import load_method
 from da_lightning.reid.networks.light import LightBackbone
 from da_lightning.reid.networks.resnet import ResNetBackbone
+from da_lightning.reid.source_only import ReidSourceOnly
 from da_lightning.segmentation.networks.deeplab import DeepLabV2
 from da_lightning.segmentation.networks.light import LightNet
 from da_lightning.segmentation.source_only import SourceOnly
 from da_lightning.training.callbacks import ChannelsLast
 from da_lightning.training.norms import DomainNorm, fold_norms, folded, separate_norms, source_norms
+from da_lightning.training.players import Backward, Batch, Step, Term, Updates
 from da_lightning.training.teacher import Teacher
 
 
@@ -219,6 +223,45 @@ def test_tests_exports_and_trainings_that_begin_from_it_have_the_targets(
             [dict(norm.state_dict()) for norm in norms(begun.network, domain)],
             [dict(norm.state_dict()) for norm in norms(module.network, "target")],
         )
+
+
+class Persons(ReidSourceOnly):
+    def __init__(self, separate: bool = True, **options: Any) -> None:
+        super().__init__(**options)
+        self.save_hyperparameters()
+        if separate:
+            separate_norms(self.backbone)
+            self.embedding = separate_norms(self.embedding)
+
+    def updates(self, batch: Batch) -> Updates:
+        with source_norms(self.backbone, self.embedding):
+            features = self.embedding(self.pooled(batch["source"]["image"]))
+        self.embedding(self.pooled(batch["target"]["image"]))  # for its statistics
+        terms = {"identification": Term(self.identification(self.classifier(features), batch["source"]["person"]))}
+        yield Backward("embedder", terms)
+        yield Step("embedder")
+
+
+@pytest.mark.slow
+def test_persons_are_described_by_the_targets(tmp_path: Path) -> None:
+    wanted = ("method.head=batch_norm", "method.feature=embedding")
+    cfg = composed("method=reid_source_only", *tiny("reid_source_only"), *wanted)
+    options = OmegaConf.to_container(cfg.method, resolve=True)
+    options.pop("_target_")
+    L.seed_everything(0, verbose=False)
+    module, data = Persons(**options), build(cfg.data, "data")
+    trainer(tmp_path).fit(module, data)
+    source, target = module.embedding.source, module.embedding.target
+    assert not torch.equal(source.running_mean, target.running_mean)
+    assert torch.equal(target.weight, torch.ones_like(target.weight))  # no loss reaches it
+    assert not torch.equal(source.weight, target.weight)
+    file = tmp_path / "checkpoints" / "last.ckpt"
+    plain = Persons(**{**module.hparams, "separate": False, "init_from": str(file)}).eval()
+    image = torch.rand(4, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(module.eval()(image), plain(image))
+    begun = Persons(**{**module.hparams, "init_from": str(file)})
+    assert_same(dict(begun.embedding.source.state_dict()), dict(target.state_dict()))
 
 
 @pytest.mark.slow

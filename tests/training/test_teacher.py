@@ -1,5 +1,6 @@
 """Teachers: the average, the mode, what is resumed, and what is tested."""
 
+import json
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,7 +21,9 @@ from da_lightning.export import write
 from da_lightning.predict import load_method
 from da_lightning.preflight import check_built
 from da_lightning.reid.source_only import ReidSourceOnly
+from da_lightning.segmentation.self_training import SelfTrainedSegmenter
 from da_lightning.segmentation.source_only import SourceOnly
+from da_lightning.session import train_and_test
 from da_lightning.training.ema import AveragedWeights
 from da_lightning.training.module import AdaptationModule
 from da_lightning.training.players import Backward, Group, Player, Step, Term, Updates
@@ -365,6 +368,62 @@ def test_another_training_begins_from_it(trained: tuple[Any, ...]) -> None:
         assert_same(dict(begun.network.state_dict()), dict(plain.network.state_dict()))
     begun = MeanTeacher(**options)
     assert_same(dict(begun.teacher.network.state_dict()), dict(plain.network.state_dict()))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_settings_restored")
+@pytest.mark.parametrize("tested", ["student", "teacher"])
+def test_a_run_reports_it_with_selected_weights_and_last_ones(
+    tested: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DA_TRUSTED_PACKAGES", "tiny_teachers")
+    small = ("method=segmentation_source_only", *tiny("segmentation_source_only"), "callbacks.pictures=null")
+    mine = ("method._target_=tiny_teachers.MeanTeacher", f"+method.teacher.test_with={tested}")
+    with pytest.raises(UserError, match="has a teacher"):
+        train_and_test(composed(*small, *mine, "callbacks=ema"), tmp_path / "averaged", "mean_teacher", "toy")
+    cfg = composed(*small, *mine, "selection=oracle")
+    train_and_test(cfg, tmp_path, "mean_teacher", "toy")
+    scores = json.loads((tmp_path / "metrics.json").read_text())["test"]
+    data = build(cfg.data, "data")
+    options = OmegaConf.to_container(cfg.method, resolve=True)
+    plain = SourceOnly(**{key: value for key, value in options.items() if key not in ("_target_", "teacher")})
+    part = "teacher.network." if tested == "teacher" else "network."
+    for file, prefix in (("last", "last/"), ("selected_oracle", "")):
+        state = torch.load(tmp_path / "checkpoints" / f"{file}.ckpt", weights_only=True)["state_dict"]
+        plain.network.load_state_dict({k.removeprefix(part): v for k, v in state.items() if k.startswith(part)})
+        found = trainer(tmp_path / file).test(plain, data, verbose=False)[0]
+        assert {name: scores[prefix + name] for name in found} == pytest.approx(found, nan_ok=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tested", ["student", "teacher"])
+def test_pseudo_labels_are_of_it(tested: str, tmp_path: Path) -> None:
+    class Labelling(SelfTrainedSegmenter):
+        def __init__(self, **options: Any) -> None:
+            super().__init__(**options)
+            self.save_hyperparameters()
+            self.teacher = Teacher(self.network, decay=0.5, buffers="copy", test_with=tested)
+
+        def teachers(self) -> dict[str, Teacher]:
+            return {"network": self.teacher}
+
+    cfg = composed("method=cbst", *tiny("cbst"))
+    options = OmegaConf.to_container(cfg.method, resolve=True)
+    options.pop("_target_")
+    L.seed_everything(0, verbose=False)
+    module, data = Labelling(**options), build(cfg.data, "data")
+    run = trainer(tmp_path)
+    run.fit(module, data)
+    wanted = module.teacher.network if tested == "teacher" else module.network
+    run.strategy.connect(module)
+    for (index, views), batch in zip(
+        module.self_training._logits(run, module.eval()),
+        data.ordered_loader(data.target_view.unaugmented()),
+        strict=True,
+    ):
+        assert torch.equal(index, batch["index"])
+        with torch.no_grad():
+            assert torch.equal(views[0], wanted(batch["image"])[0])
 
 
 class PersonTeacher(ReidSourceOnly):

@@ -205,10 +205,10 @@ def check_one_average(module: "AdaptationModule", is_averaged: bool) -> None:
         )
 
 
-def recorded_teachers(module: nn.Module) -> dict[str, str | None]:
+def recorded_teachers(module: "AdaptationModule") -> dict[str, str | None]:
     """By the names of its teachers: the network that each is tested in place of, if any; for checkpoints."""
     named = {name: part for name, part in module.named_modules() if isinstance(part, Teacher)}
-    students = {id(teacher): name for name, teacher in getattr(module, "teachers", dict)().items()}
+    students = {id(teacher): name for name, teacher in module.teachers().items()}
     return {
         name: students.get(id(teacher)) if teacher.test_with == "teacher" else None for name, teacher in named.items()
     }

@@ -12,6 +12,7 @@ from da_lightning.data.source_target import SourceTargetDataModule
 from da_lightning.errors import UserError
 from da_lightning.training.module import AdaptationModule
 from da_lightning.training.strategy import count_processes
+from da_lightning.training.teacher import check_one_average
 from da_lightning.training.trainer_options import check_limits, check_trainer
 
 LARGEST_SEED = 2**32 - 1
@@ -38,6 +39,7 @@ def check_built(cfg: DictConfig, data: SourceTargetDataModule, module: Adaptatio
     Raises:
         UserError: They do not go together.
     """
+    check_one_average(module, bool(cfg.callbacks.get("ema")))
     options = _plain(cfg.trainer)
     accelerator, devices, nodes = options["accelerator"], options["devices"], options["num_nodes"]
     check_limits(options, data, cfg.test, count_processes(accelerator, devices, nodes))

@@ -26,7 +26,7 @@ from da_lightning.training.optimizers import optimizer_options
 from da_lightning.training.players import Group, Player
 from da_lightning.training.schedules import ScheduleOptions, steps
 from da_lightning.training.scores import NeighbourhoodDensity, SelectionScore
-from da_lightning.training.weights import check_children
+from da_lightning.training.weights import check_children, tested_weights
 
 logger = logging.getLogger(__name__)
 
@@ -106,20 +106,25 @@ class ReidModule(AdaptationModule):
         """The weights in a file that is not ours, under our names."""
         return {str(name): value for name, value in content.items()}
 
-    def pooled(self, image: Tensor) -> Tensor:
-        """Maps of RGB images [B, 3, H, W] in [0, 1], averaged (pool5): [B, channels]."""
-        return self.backbone(image).mean((2, 3))
+    def pooled(self, image: Tensor, backbone: nn.Module | None = None) -> Tensor:
+        """Maps of RGB images [B, 3, H, W] in [0, 1], averaged (pool5): [B, channels].
+
+        Args:
+            backbone: In place of the method's own: a teacher, or ``tested("backbone")`` in what tests call.
+        """
+        return (self.backbone if backbone is None else backbone)(image).mean((2, 3))
 
     def identification(self, logits: Tensor, person: Tensor) -> Tensor:
         """Cross-entropy of the classifier's ``logits`` [B, P] with ``person`` [B], mean over the batch, in float32."""
         return F.cross_entropy(logits.float(), person, label_smoothing=self.label_smoothing)
 
     def describe(self, image: Tensor) -> Tensor:
-        """Test features of images as they are, [B, D]."""
+        """Test features of images as they are, [B, D]; by networks that are :meth:`tested`."""
+        backbone = self.tested("backbone")
         if self.stripes is None:
-            return self.pooled(image)
+            return self.pooled(image, backbone)
         # Not adaptive_max_pool2d, which ONNX has no form of.
-        maps = self.backbone(image)
+        maps = backbone(image)
         rows = maps.shape[2]
         bounds = [(n * rows // self.stripes, -(-(n + 1) * rows // self.stripes)) for n in range(self.stripes)]
         return torch.stack([maps[:, :, first:end].amax((2, 3)) for first, end in bounds], 2).flatten(1)
@@ -175,7 +180,7 @@ class ReidModule(AdaptationModule):
     def _load(self, path: str) -> None:
         content = read_checkpoint(path)
         ours = content.get("state_dict") if "hyper_parameters" in content else None
-        state = dict(ours) if isinstance(ours, Mapping) else dict(self.official_state(content))
+        state = dict(tested_weights(content) if isinstance(ours, Mapping) else self.official_state(content))
         self.leave_out(state, content, path)
         check_children(self, state, path)
         self.load_state_dict(state, strict=False)

@@ -52,7 +52,9 @@ class ReidSourceOnly(ReidModule):
         self.add_classifier(size, bias=head != "batch_norm")
 
     def describe(self, image: Tensor) -> Tensor:
-        return self.embedding(self.pooled(image)) if self.feature == "embedding" else super().describe(image)
+        if self.feature == "pool5":
+            return super().describe(image)
+        return self.tested("embedding")(self.pooled(image, self.tested("backbone")))
 
     def updates(self, batch: Batch) -> Updates:
         source = batch["source"]

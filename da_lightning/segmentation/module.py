@@ -28,6 +28,8 @@ from da_lightning.training.scores import MeanEntropy, PixelNeighbourhoodDensity,
 class SegmentationModule(AdaptationModule):
     """A segmentation network and its evaluation: IoU per class and mean, at the labels' own resolution.
 
+    Losses call ``network``; what evaluates and predicts calls ``tested("network")``, and :meth:`forward` does.
+
     Args:
         classes: Class names and their colours (RGB, 0..255); the order is the class id.
         network: ``{"name": ..., ...}``, see :func:`~da_lightning.segmentation.networks.build_network`.
@@ -70,7 +72,7 @@ class SegmentationModule(AdaptationModule):
 
     def forward(self, image: Tensor) -> Tensor:
         """Class logits [B, K, H, W] of an RGB image [B, 3, H, W] in [0, 1], at the image's size."""
-        return upsampled(self.network(image)[0], image.shape[-2:], self.align_corners)
+        return upsampled(self.tested("network")(image)[0], image.shape[-2:], self.align_corners)
 
     def exportable(self, argmax: bool = False) -> Exportable:
         """Logits at the image's size, or class ids [B, H, W], uint8."""
@@ -139,7 +141,8 @@ class SegmentationModule(AdaptationModule):
         self._count(list(self._ious.values())[dataloader_idx], batch)
 
     def _count(self, ious: MulticlassJaccardIndex, batch: dict[str, Tensor]) -> None:
-        logits = upsampled(self.network(batch["image"])[0], batch["label"].shape[-2:], self.align_corners)
+        levels = self.tested("network")(batch["image"])
+        logits = upsampled(levels[0], batch["label"].shape[-2:], self.align_corners)
         ious.update(logits.argmax(1), batch["label"])
 
     def _scores(self) -> dict[str, Tensor]:

@@ -446,9 +446,10 @@ class SelfTraining(L.Callback):
         """Indices and main-level logits of target images and, if wanted, of their mirror images (mirrored back)."""
         for batch in self._target_batches(trainer, "Predicting the target"):
             with trainer.precision_plugin.forward_context():
-                views = [module.network(batch["image"])[0]]
+                network = module.tested("network")
+                views = [network(batch["image"])[0]]
                 if self.flip_average:
-                    views.append(module.network(batch["image"].flip(-1))[0].flip(-1))
+                    views.append(network(batch["image"].flip(-1))[0].flip(-1))
             yield batch["index"].cpu(), [view.float().cpu() for view in views]
 
     def _probabilities(

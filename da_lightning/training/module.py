@@ -9,7 +9,6 @@ import lightning.pytorch as L
 import torch
 from pydantic import PositiveInt
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import clip_grad_norm_
 
 from da_lightning.arguments import Seed
@@ -17,12 +16,14 @@ from da_lightning.errors import UserError
 from da_lightning.seeds import mixed_seed
 from da_lightning.training.checkpoints import without_origins
 from da_lightning.training.ema import averaged_weights
+from da_lightning.training.norms import share_statistics
 from da_lightning.training.optimizers import make_optimizer
 from da_lightning.training.players import Batch, Player, Step, Term, Updates
 from da_lightning.training.precision import CONVERTED, cast_inputs
 from da_lightning.training.ranks import agreed, average_gradients, check_whole_parameters, without_ddp_reduction
 from da_lightning.training.rehearsal import Shapes, rehearse, size_problem
 from da_lightning.training.schedules import Factor, ScheduleOptions, constant, make_schedule, scheduled
+from da_lightning.training.teacher import Following, Teacher, recorded_teachers
 
 log = logging.getLogger(__name__)
 
@@ -90,6 +91,15 @@ class AdaptationModule(L.LightningModule):
         """
         raise NotImplementedError
 
+    def teachers(self) -> dict[str, Teacher]:
+        """Its teachers by the name of the network that each averages, whose player's steps it then follows."""
+        return {}
+
+    def tested(self, name: str) -> nn.Module:
+        """The network ``name``, or its teacher's: what predicts, is exported, labels and gets scores."""
+        teacher = self.teachers().get(name)
+        return teacher.network if teacher and teacher.test_with == "teacher" else self.get_submodule(name)
+
     def check_length(self, epoch: int) -> None:
         """Look at the training's length in epochs of ``epoch`` iterations; before its stages, too.
 
@@ -149,6 +159,7 @@ class AdaptationModule(L.LightningModule):
         if self._trainer is not None:
             check_whole_parameters(self.trainer.strategy)
         self._players = self.players()
+        self._following = Following(self, self._players)
         is_scaled = getattr(getattr(self._trainer, "precision_plugin", None), "scaler", None) is not None
         if is_scaled and self.accumulate > 1 and len(self._players) > 1:
             raise UserError(
@@ -166,6 +177,8 @@ class AdaptationModule(L.LightningModule):
         """Record the class, and leave out what training began from: the weights are all that a rebuilt method needs."""
         self._check_weights()
         checkpoint["method"] = f"{type(self).__module__}.{type(self).__qualname__}"
+        if teachers := recorded_teachers(self):
+            checkpoint["teachers"] = teachers
         if "hyper_parameters" in checkpoint:
             checkpoint["hyper_parameters"] = without_origins(checkpoint["hyper_parameters"])
 
@@ -180,6 +193,8 @@ class AdaptationModule(L.LightningModule):
         is_first, is_last = place == 0, place + 1 == group or self.trainer.is_last_batch
         weighted: dict[str, Tensor] = {}  # of players, which may have several backward passes
         waiting: set[str] = set()  # players with gradients, who are yet to step
+        if is_first:
+            self._following.begin()
         with without_ddp_reduction(self.trainer):
             for number, update in enumerate(self._updates(batch)):
                 name, where = update.player, f"{type(update).__name__}({update.player}), number {number}"
@@ -190,7 +205,8 @@ class AdaptationModule(L.LightningModule):
                     if is_last:
                         agreed(True, f"{where} of iteration {self.iteration}", self.device)
                         average_gradients(self._players[name].parameters)
-                        optimizers[name].step()
+                        with self._following.step(name):
+                            optimizers[name].step()
                         optimizers[name].zero_grad()  # now, not at the next step: the other players need the memory
                     continue
                 terms = update.terms
@@ -254,13 +270,6 @@ class AdaptationModule(L.LightningModule):
             return
         what = broken[0] if broken else "A weight on another rank"
         raise NotFiniteError(f"{what} is not finite after iteration {self.iteration}, for a gradient was not")
-
-
-def share_statistics(network: nn.Module) -> None:
-    """Give all ranks the batch-norm statistics of the first (DDP does so in automatic optimisation alone)."""
-    for norm in (part for part in network.modules() if isinstance(part, _BatchNorm)):
-        for buffer in norm.buffers():
-            torch.distributed.broadcast(buffer, 0)
 
 
 def tell_of_no_adaptation(source_iters: int, max_iters: int) -> None:

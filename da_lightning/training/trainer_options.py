@@ -73,9 +73,9 @@ def check_trainer(options: Mapping[str, Any], is_tested: bool) -> None:
     strategy = options.get("strategy", "auto")
     if isinstance(strategy, str) and strategy.lower() not in STRATEGIES:
         raise UserError(
-            f"trainer.strategy={strategy} is none that these methods run under, whose players step in turn by gradients "
-            "that are whole on every device (strategies that shard parameters have none): leave trainer.strategy=auto, "
-            f"or give one of {', '.join(STRATEGIES)}."
+            f"trainer.strategy={strategy} is none that these methods run under, whose players step in turn by whole "
+            "gradients (strategies that shard parameters have none): leave trainer.strategy=auto, or give one of "
+            f"{', '.join(STRATEGIES)}."
         )
     if options.get("sync_batchnorm") and not _has_gpus(options):
         raise UserError("trainer.sync_batchnorm=true needs GPUs: leave it out on the CPU.")

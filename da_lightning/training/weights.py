@@ -10,6 +10,7 @@ from torchvision.models import get_model_weights
 
 from da_lightning.errors import CheckpointError, UserError
 from da_lightning.training.checkpoints import read_checkpoint
+from da_lightning.training.norms import folded
 
 logger = logging.getLogger(__name__)
 
@@ -110,7 +111,7 @@ def check_children(module: nn.Module, state: Mapping[str, Any], path: str | Path
 
 def unwrapped_state_dict(content: Mapping[str, Any], path: str | Path) -> dict[str, Tensor]:
     """What :func:`read_state_dict` finds in the ``content`` of ``path``."""
-    state = content.get("state_dict", content)
+    state = tested_weights(content) if isinstance(content.get("state_dict"), Mapping) else content
     if isinstance(state, Mapping):
         state = {name: value for name, value in state.items() if str(name).startswith("network.")} or state
     if not (isinstance(state, Mapping) and state and all(isinstance(value, Tensor) for value in state.values())):
@@ -119,6 +120,21 @@ def unwrapped_state_dict(content: Mapping[str, Any], path: str | Path) -> dict[s
             "save network.state_dict() alone."
         )
     return {_unwrapped(str(name)): value for name, value in state.items()}
+
+
+def tested_weights(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The weights in a checkpoint of ours as it was tested, without teachers and with one batch norm for all domains.
+
+    A teacher that was tested is in its network's place.
+    """
+    state, teachers = dict(content["state_dict"]), content.get("teachers")
+    for teacher, network in (teachers if isinstance(teachers, Mapping) else {}).items():
+        own = {str(name): state.pop(name) for name in list(state) if str(name).startswith(f"{teacher}.")}
+        if network is not None:
+            state = {name: value for name, value in state.items() if not str(name).startswith(f"{network}.")}
+            inside = f"{teacher}.network."
+            state |= {f"{network}.{name.removeprefix(inside)}": own[name] for name in own if name.startswith(inside)}
+    return folded({str(name): value for name, value in state.items()})
 
 
 def counted(names: Iterable[str]) -> list[str]:

@@ -1,0 +1,137 @@
+"""Batch norm by domain, and batch norm on several devices.
+
+Domain-specific batch norm (Chang et al., CVPR 2019) has statistics, scale and shift of its own for each domain. A
+method's constructor converts a network when its weights are loaded, ``self.network = separate_norms(self.network)``,
+and passes source images under ``with source_norms(self.network):``. Whatever else passes, mixed and masked images,
+too, is the target's.
+"""
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from copy import deepcopy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from da_lightning.errors import UserError
+
+log = logging.getLogger(__name__)
+
+_DOMAINS = ("source", "target")
+
+
+class DomainNorm(nn.Module):
+    """A batch norm of the source and one of the target, both with the state of ``norm`` at first.
+
+    State dicts of a plain batch norm fill both.
+    """
+
+    def __init__(self, norm: _BatchNorm) -> None:
+        super().__init__()
+        self.source, self.target = norm, deepcopy(norm)
+        self.is_source, self.in_eval = False, False
+        self.training = norm.training
+
+    def forward(self, x: Tensor) -> Tensor:
+        is_source = self.is_source and (self.training or self.in_eval)
+        return (self.source if is_source else self.target)(x)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *arguments: Any) -> None:
+        for name in self.target.state_dict():
+            if prefix + name in state_dict:
+                value = state_dict.pop(prefix + name)
+                state_dict.update({f"{prefix}{domain}.{name}": value for domain in _DOMAINS})
+        super()._load_from_state_dict(state_dict, prefix, *arguments)
+
+
+def separate_norms(network: nn.Module) -> nn.Module:
+    """Give each batch norm of ``network`` a copy for the source and one for the target; before optimisers are made.
+
+    Frozen scales and shifts stay frozen. Norms that normalise by frozen statistics are left alone, for there is nothing
+    to separate.
+
+    Returns:
+        ``network``, or what stands for it where it is a batch norm itself.
+
+    Raises:
+        UserError: All batch norms have frozen statistics, or there is none.
+    """
+    if any(isinstance(part, DomainNorm) for part in network.modules()):
+        return network
+    modes = {part: part.training for part in network.modules()}
+    network.train()
+    norms = {part: part.training for part in network.modules() if isinstance(part, _BatchNorm)}
+    for part, mode in modes.items():
+        part.training = mode
+    left = sum(not is_live for is_live in norms.values())
+    if left == len(norms):
+        why = "the statistics of its batch norms are frozen" if norms else "it has no batch norm"
+        raise UserError(
+            f"Expected batch norms in {type(network).__name__} that can have statistics of their own for each domain, "
+            f"but {why}: leave out what separates the domains, or choose a network with live batch norms."
+        )
+    if left:
+        log.info("%d of %d batch norms have frozen statistics and stay one for both domains.", left, len(norms))
+    separate = {norm: DomainNorm(norm) for norm, is_live in norms.items() if is_live}
+    return _replaced(network, separate)
+
+
+def fold_norms(network: nn.Module) -> nn.Module:
+    """A copy of ``network`` with plain batch norms, those of the target."""
+    network = deepcopy(network)
+    return _replaced(network, {part: part.target for part in network.modules() if isinstance(part, DomainNorm)})
+
+
+def folded(state: Mapping[str, Any]) -> dict[str, Any]:
+    """The state dict of a network with a batch norm by domain as that of a plain one, with the target's."""
+    statistic = "running_mean"
+    places = {name.removesuffix(f"source.{statistic}") for name in state if name.endswith(f"source.{statistic}")}
+    places = {place for place in places if f"{place}target.{statistic}" in state}
+    result = {}
+    for name, value in state.items():
+        norm, _, entry = name.rpartition(".")
+        place, _, domain = norm.rpartition(".")
+        place = f"{place}." if place else ""
+        if place not in places or domain not in _DOMAINS:
+            result[name] = value
+        elif domain == "target":
+            result[place + entry] = value
+    return result
+
+
+@contextmanager
+def source_norms(*networks: nn.Module, in_eval: bool = False) -> Iterator[None]:
+    """Inside, images that pass through ``networks`` are the source's.
+
+    Args:
+        in_eval: In eval mode, too, where the target's norms are meant otherwise: for a test on the source, say.
+    """
+    norms = [part for network in networks for part in network.modules() if isinstance(part, DomainNorm)]
+    before = [(norm.is_source, norm.in_eval) for norm in norms]
+    for norm in norms:
+        norm.is_source, norm.in_eval = True, in_eval
+    try:
+        yield
+    finally:
+        for norm, (is_source, was_in_eval) in zip(norms, before, strict=True):
+            norm.is_source, norm.in_eval = is_source, was_in_eval
+
+
+def share_statistics(network: nn.Module) -> None:
+    """Give all ranks the batch-norm statistics of the first (DDP does so in automatic optimisation alone)."""
+    for norm in (part for part in network.modules() if isinstance(part, _BatchNorm)):
+        for buffer in norm.buffers():
+            torch.distributed.broadcast(buffer, 0)
+
+
+def _replaced(network: nn.Module, new: Mapping[Any, nn.Module]) -> nn.Module:
+    """``network`` with each module that is a key of ``new`` replaced, under all names that it has."""
+    for parent in list(network.modules()):
+        if parent not in new:
+            for name, child in list(parent._modules.items()):
+                if child in new:
+                    setattr(parent, name, new[child])
+    return new.get(network, network)

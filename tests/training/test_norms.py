@@ -249,7 +249,8 @@ def test_persons_are_described_by_the_targets(tmp_path: Path) -> None:
     options = OmegaConf.to_container(cfg.method, resolve=True)
     options.pop("_target_")
     L.seed_everything(0, verbose=False)
-    module, data = Persons(**options), build(cfg.data, "data")
+    data = build(cfg.data, "data")
+    module = Persons(**options | data.facts.options(ReidSourceOnly, options))
     trainer(tmp_path).fit(module, data)
     source, target = module.embedding.source, module.embedding.target
     assert not torch.equal(source.running_mean, target.running_mean)

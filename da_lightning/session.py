@@ -130,7 +130,7 @@ def train_and_test(cfg: DictConfig, run_dir: Path, method: str, data_name: str) 
                 "objective": objective,
                 "versions": known["versions"],
                 # None have been counted here where Lightning has started processes to train in.
-                "iterations": trainer.fit_loop.epoch_loop.batch_progress.total.ready or module.max_iters,
+                "iterations": module.iterations_done or module.max_iters,
                 "devices": trainer.world_size,
                 "test": scores,
                 "seconds": round(time.monotonic() - started, 1),

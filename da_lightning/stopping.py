@@ -21,7 +21,8 @@ from dataclasses import dataclass, field
 from functools import wraps
 from pathlib import Path
 from types import FrameType
-from typing import Any
+
+from da_lightning.private.joblib import worker_pids
 
 GRACE = 25.0
 """Seconds from a signal to the end in any case."""
@@ -222,7 +223,7 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     sys.unraisablehook = lambda _: None
     # A sweep's jobs side by side are other processes: they stop first, and the launcher with them.
-    if _state.depth == 0 and not _state.is_raised and not any(map(_would_stop, _jobs())):
+    if _state.depth == 0 and not _state.is_raised and not any(map(_would_stop, worker_pids())):
         check()
 
 
@@ -266,7 +267,7 @@ def _relay() -> None:
     for process in list(_state.ranks()):
         # One that is still starting has no handlers yet, and nothing to lose.
         _send(process.pid, _RELAYED[signum] if _would_stop(process.pid) else signal.SIGTERM)
-    for pid in _jobs():
+    for pid in worker_pids():
         if _would_stop(pid):
             _send(pid, _RELAYED[signum])
 
@@ -316,7 +317,7 @@ def _part() -> None:
     for process in ranks:
         with suppress(subprocess.TimeoutExpired):
             process.wait(max(0.0, until - time.monotonic()))
-    _kill([*(process.pid for process in ranks if process.poll() is None), *_jobs()])
+    _kill([*(process.pid for process in ranks if process.poll() is None), *worker_pids()])
 
 
 def _end_now() -> None:
@@ -376,13 +377,6 @@ def sentence(name: str, progress: Progress) -> str:
 
 
 # -- processes ---------------------------------------------------------------------------------------------------------
-
-
-def _jobs() -> list[int]:
-    """Processes in which joblib runs the jobs of a sweep."""
-    module: Any = sys.modules.get("joblib.externals.loky.reusable_executor")
-    processes = getattr(getattr(module, "_executor", None), "_processes", None) or {}
-    return list(processes)
 
 
 def _children(pid: int) -> list[int]:

@@ -8,7 +8,6 @@ from glob import escape
 from pathlib import Path
 from typing import Any
 
-from hydra._internal.utils import get_args_parser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
@@ -16,6 +15,7 @@ from da_lightning.config.resume import unfinished_stamp
 from da_lightning.config.run_lock import give_back, take
 from da_lightning.errors import UserError
 from da_lightning.files import is_folder_name
+from da_lightning.private.hydra import command_line
 
 _STAMP = "DA_RUN_STAMP"
 _OLD_TREE = "multirun/${hydra.runtime.choices.method}/${hydra.runtime.choices.data}"
@@ -52,7 +52,7 @@ def set_stamp(arguments: Sequence[str]) -> list[str]:
 
 def _old_sweep(arguments: Sequence[str], stamp: str) -> list[str]:
     """Where the jobs of a sweep lie that has a folder for each method and data, as an option of Hydra's."""
-    given = get_args_parser().parse_known_args(arguments)[0]
+    given = command_line(arguments)
     is_placed = any(word.startswith("hydra.sweep.dir=") for word in given.overrides)
     is_old = not Path("multirun", stamp).is_dir() and any(Path().glob(f"multirun/*/*/{escape(stamp)}/multirun.yaml"))
     return [f"hydra.sweep.dir={_OLD_TREE}/{stamp}"] if given.multirun and is_old and not is_placed else []

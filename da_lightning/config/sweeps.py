@@ -10,16 +10,14 @@ import shutil
 import sys
 import tempfile
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import wraps
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
@@ -40,6 +38,7 @@ from da_lightning.config.stamp import claim_folder, hold_folder
 from da_lightning.errors import UserError
 from da_lightning.files import dispensable, write_text
 from da_lightning.names import shown
+from da_lightning.private.hydra import sweep_jobs, wrap
 from da_lightning.report import leave_report
 from da_lightning.reporting.runs import is_run, natural, read_run
 from da_lightning.reporting.sweep_folder import (
@@ -131,8 +130,7 @@ def planned_jobs(config: DictConfig) -> list[list[str]]:
     words = [f"{key}={value}" for key, value in (sweeper.params or {}).items()]
     words += OmegaConf.to_container(config.hydra.overrides.task, resolve=False)  # type: ignore[arg-type]
     try:
-        overrides = OverridesParser.create(config_loader=_config_loader()).parse_overrides(words)
-        return [job for batch in BasicSweeper.split_arguments(overrides, None) for job in batch]
+        return sweep_jobs(OverridesParser.create(config_loader=_config_loader()).parse_overrides(words))
     except HydraException:  # which Hydra reports
         return []
 
@@ -160,12 +158,8 @@ def _processes_of(config: DictConfig, jobs: Sequence[Sequence[str]]) -> set[int]
 
 def _conclude_sweeps_of(sweeper: type[Sweeper]) -> None:
     """Let a sweep leave its table however it ends; Hydra's callback for its end is left out after an error."""
-    original = sweeper.sweep
-    if hasattr(original, "__wrapped__"):
-        return
 
-    @wraps(original)
-    def sweep(self: Sweeper, arguments: list[str]) -> Any:
+    def sweep(original: Callable, self: Sweeper, arguments: list[str]) -> Any:
         stopped: Exception | None = None
         try:
             with as_stopped():
@@ -183,7 +177,7 @@ def _conclude_sweeps_of(sweeper: type[Sweeper]) -> None:
             sys.exit(sentence)
         return result
 
-    sweeper.sweep = sweep  # type: ignore[method-assign]
+    wrap(sweeper, "sweep", sweep)
 
 
 def conclude(folder: Path, stopped: Exception | None = None) -> str | None:

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from da_lightning.arguments import Share
 from da_lightning.errors import CheckpointError, UserError
+from da_lightning.private.lightning import trainer_of
 from da_lightning.reid.data import PersonDataModule
 from da_lightning.reid.exemplar_memory import ExemplarMemory
 from da_lightning.reid.module import ReidModule
@@ -202,7 +203,7 @@ class ECN(ReidModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         bank = checkpoint["state_dict"][BANK]
-        if self._trainer is None or self.trainer.state.fn != TrainerFn.FITTING:
+        if trainer_of(self) is None or self.trainer.state.fn != TrainerFn.FITTING:
             self._target_list = checkpoint["target_list"]
             self.memory = self._make_memory(len(bank)).to(self.device)
         elif checkpoint["target_list"] != self._target_list:

@@ -15,6 +15,7 @@ from torchvision.utils import make_grid
 
 from da_lightning.data.samplers import PassSampler
 from da_lightning.files import copy_file, show_picture
+from da_lightning.private.lightning import batches_begun_in_epoch, set_max_epochs
 from da_lightning.training.checkpoints import SOURCE_ONLY
 from da_lightning.training.ema import averaged_weights
 from da_lightning.training.media import Media, MediaLogger, Overlay, Table
@@ -42,9 +43,9 @@ class StopAtIteration(L.Callback):
         # A number of epochs for the progress bar, in place of "Epoch 3/-2". Those of a run that goes on may have been
         # cut off, or of another length.
         length = int(trainer.num_training_batches)
-        inside = trainer.fit_loop.epoch_loop.batch_progress.current.ready % length  # of a checkpoint within an epoch
+        inside = batches_begun_in_epoch(trainer) % length  # of a checkpoint within an epoch
         left = self.length(pl_module) - cast(AdaptationModule, pl_module).iterations_done
-        trainer.fit_loop.max_epochs = trainer.current_epoch + max(0, math.ceil((left + inside) / length))
+        set_max_epochs(trainer, trainer.current_epoch + max(0, math.ceil((left + inside) / length)))
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int

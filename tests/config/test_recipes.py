@@ -570,15 +570,3 @@ def test_an_error_holds_no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     cfg = composed_with("resume: 'x${oc.env:SECRET}'")
     with pytest.raises(HydraException, match=r"found resume=x\$\{oc\.env:SECRET\}"):
         _run(OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"]))
-
-
-def test_hydras_functions_are_still_those_that_we_watch() -> None:
-    from hydra._internal.config_loader_impl import ConfigLoaderImpl
-    from hydra._internal.config_repository import ConfigRepository
-
-    watched = (
-        ConfigRepository.load_config,
-        ConfigLoaderImpl._load_single_config,
-        ConfigLoaderImpl._load_configuration_impl,
-    )
-    assert all(function.__module__ == recipes.__name__ or hasattr(function, "__wrapped__") for function in watched)

@@ -72,11 +72,11 @@ class ClaimFolder(Callback):
                     f"error: {group}={ascii(choice)} is part of the run's folder: name its file with "
                     "letters, digits, and _ - . : + between them."
                 )
-        claim_folder(lambda: Path(config.hydra.run.dir))
-        hold_folder(Path(config.hydra.run.dir))
+        self._folder = claim_folder(lambda: Path(config.hydra.run.dir))
+        hold_folder(self._folder)
 
     def on_run_end(self, config: DictConfig, **kwargs: Any) -> None:
-        give_back(Path(config.hydra.run.dir))
+        give_back(self._folder)
 
 
 def hold_folder(folder: Path) -> None:
@@ -87,13 +87,17 @@ def hold_folder(folder: Path) -> None:
         sys.exit(f"error: {error}")
 
 
-def claim_folder(folder: Callable[[], Path]) -> None:
-    """Make ``folder()``, which has the stamp's name; the stamp changes until nobody else has made it before."""
+def claim_folder(folder: Callable[[], Path]) -> Path:
+    """Make ``folder()``, which has the stamp's name; the stamp changes until nobody else has made it before.
+
+    Hydra and the other processes of a run have the stamp from the environment; in this one the folder is passed on.
+    """
     stamp, number = os.environ.get(_STAMP, ""), 1
-    while _is_new and folder().name == os.environ[_STAMP]:  # else the user has named the folder
+    while _is_new and (made := folder()).name == os.environ[_STAMP]:  # else the user has named the folder
         try:
-            folder().mkdir(parents=True)
-            return
+            made.mkdir(parents=True)
+            return made
         except FileExistsError:
             number += 1
             os.environ[_STAMP] = f"{stamp}_{number}"
+    return folder()

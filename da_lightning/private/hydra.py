@@ -39,15 +39,15 @@ def sweep_jobs(overrides: list[Override]) -> list[list[str]]:
 
 
 def wrap(kind: type, name: str, around: Callable[..., Any]) -> None:
-    """Let ``around(original, self, ...)`` be called in the place of a method; once, however often this is called."""
-    original = getattr(kind, name)
-    if hasattr(original, "__wrapped__"):
-        return
+    """Let ``around(original, self, ...)`` be called in the place of a method, and of what an earlier call put there."""
+    found = getattr(kind, name)
+    original = getattr(found, "replaces", found)
 
     @wraps(original)
     def wrapped(self: Any, *arguments: Any, **options: Any) -> Any:
         return around(original, self, *arguments, **options)
 
+    wrapped.replaces = original  # type: ignore[attr-defined]
     setattr(kind, name, wrapped)
 
 

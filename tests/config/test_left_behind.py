@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 
 from da_lightning.config.left_behind import read_overrides, read_summary
 from da_lightning.config.resume import unfinished_stamp
-from da_lightning.config.sweeps import read_jobs
+from da_lightning.config.sweep_table import read_jobs
 from da_lightning.errors import UserError
 
 COMMAND = ["method=cbst", "seed=1", "resume=auto"]

@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 
 from da_lightning.config import CONF_DIR, recipes, secrets
 from da_lightning.config.build import build, check_targets
+from da_lightning.config.jobs import Place
 from da_lightning.config.roles import ROLES, class_of_role
 from da_lightning.config.secrets import hidden, recorded
 from da_lightning.config.sweeps import prefer_own_presets
@@ -141,7 +142,7 @@ OTHER_CLASSES = [
     "torch.nn.Linear",
     "torch.nn.modules.module.partial",
     "da_lightning.config.sweeps.Sweep",
-    "da_lightning.config.sweeps.Job",
+    "da_lightning.config.sweep_table.Job",
     "da_lightning.data.downloads.Path",
     "da_lightning.data.downloads.ZipFile",
     "da_lightning.reid.camera_style.Path",
@@ -569,4 +570,4 @@ def test_an_error_holds_no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SECRET", "hunter2")
     cfg = composed_with("resume: 'x${oc.env:SECRET}'")
     with pytest.raises(HydraException, match=r"found resume=x\$\{oc\.env:SECRET\}"):
-        _run(OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"]))
+        _run(OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"]), Place(Path(), {}))

@@ -20,6 +20,7 @@ from da_lightning.training.checkpoints import SOURCE_ONLY
 from da_lightning.training.ema import averaged_weights
 from da_lightning.training.media import Media, MediaLogger, Overlay, Table
 from da_lightning.training.module import AdaptationModule
+from da_lightning.training.phases import Phase
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +31,8 @@ class StopAtIteration(L.Callback):
     Args:
         at_most: Or after so many, if they are fewer; that reaches stages, whose ``max_iters`` are their own.
     """
+
+    phase = Phase.WORK
 
     def __init__(self, at_most: PositiveInt | None = None) -> None:
         self.at_most = at_most
@@ -99,6 +102,8 @@ class SameBatches(L.Callback):
     Lightning's ``overfit_batches`` would bring its own sampler, whose samples have no seeds.
     """
 
+    phase = Phase.WORK
+
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         for loader in cast(dict, trainer.train_dataloader).values():
             cast(PassSampler, loader.sampler).is_frozen = True
@@ -106,6 +111,8 @@ class SameBatches(L.Callback):
 
 class ChannelsLast(L.Callback):
     """Stores convolution weights channels-last: same numbers up to rounding, often faster convolutions."""
+
+    phase = Phase.WORK
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         cast(AdaptationModule, pl_module).memory_format = torch.channels_last
@@ -118,6 +125,8 @@ class Pictures(L.Callback):
         every_n_epochs: How often training samples are drawn (also after the last epoch).
         count: Samples in a grid, one a row.
     """
+
+    phase = Phase.WORK
 
     def __init__(self, every_n_epochs: PositiveInt = 10, count: PositiveInt = 4) -> None:
         self.every_n_epochs, self.count = every_n_epochs, count

@@ -12,6 +12,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from da_lightning.errors import UserError
 from da_lightning.private.lightning import average_of, drop_average, swap_average
+from da_lightning.training.phases import Phase
 
 
 class AveragedWeights(WeightAveraging):
@@ -24,6 +25,8 @@ class AveragedWeights(WeightAveraging):
         decay: Of the average. Its ``n``-th update takes no more than ``(1 + n) / (10 + n)``, so that short trainings
             forget their first weights.
     """
+
+    phase = Phase.AVERAGE
 
     def __init__(self, decay: float = 0.999) -> None:
         if not 0 <= decay < 1:

@@ -13,6 +13,7 @@ from rich.progress import track
 from da_lightning.stopping import check
 from da_lightning.training.callbacks import StopAtIteration
 from da_lightning.training.module import AdaptationModule
+from da_lightning.training.phases import Phase
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +59,8 @@ class ProgressLines(L.Callback):
 
     Validations and tests get lines while they last that long.
     """
+
+    phase = Phase.WORK
 
     def __init__(self) -> None:
         self._clock: _Clock | None = None

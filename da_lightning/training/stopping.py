@@ -8,10 +8,13 @@ import lightning.pytorch as L
 from da_lightning.private.lightning import leave_signals_alone, started_processes
 from da_lightning.stopping import Progress, attend, check, has_ranks, is_stopping
 from da_lightning.training.module import AdaptationModule
+from da_lightning.training.phases import Phase
 
 
 class StopAtSignal(L.Callback):
     """Stops between two batches; an epoch whose last batch is done is saved first."""
+
+    phase = Phase.SIGNALS
 
     def __init__(self, name: str) -> None:
         self.name = name

@@ -84,11 +84,11 @@ def train_in_stages(
             _reopen_damaged(list(provided.values()), [run_dir / part for part in parts])
         log.info("Stage %s comes first, for %s, in %d training(s).", name, " and ".join(provided), len(parts))
         for part, changes in parts.items():
-            staged = _sorted(_changed(cfg, stage, changes), group=group, job_type=name, name=f"{run}/{part}")
+            staged = _with_places(_changed(cfg, stage, changes), group=group, job_type=name, name=f"{run}/{part}")
             train_and_test(staged, run_dir / part, f"{method}/{part}", data_name)
         for option, folder in provided.items():
             OmegaConf.update(cfg, option, str(folder))
-    return train_and_test(_sorted(cfg, group=group, job_type="method", name=run), run_dir, method, data_name)
+    return train_and_test(_with_places(cfg, group=group, job_type="method", name=run), run_dir, method, data_name)
 
 
 def _reopen_damaged(folders: Sequence[Path], runs: Sequence[Path]) -> None:
@@ -125,7 +125,7 @@ def _earlier(checkpoint: str | None, provided: dict[str, str]) -> dict[str, Path
     return found if all(folder.exists() for folder in found.values()) else {}
 
 
-def _sorted(cfg: DictConfig, **places: str | None) -> DictConfig:
+def _with_places(cfg: DictConfig, **places: str | None) -> DictConfig:
     """``cfg`` with those of ``places`` that its logger has as options, and nobody has set."""
     logger = cfg.logger or {}
     unset = {option: place for option, place in places.items() if option in logger and logger[option] is None}

@@ -79,16 +79,16 @@ def find_images(root: Path, folder: str = "", ending: str = "") -> dict[str, Pat
                 raise DataError(f"{files[name]} and {path} would both be called {name}: remove or rename one.")
         elif suffix.lower() in _OTHER_SUFFIXES:
             others[suffix.lower()] += 1
-    counted = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))
+    unread = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))
     if not files:
-        found = f"has none but {counted}, which are not read" if counted else "has none"
+        found = f"has none but {unread}, which are not read" if unread else "has none"
         raise DataError(
             f"Image files (*{ending}.png, .jpg, ...) were expected in {top}, which "
             f"{found if is_folder else 'does not exist'} ({_contents(top)}): "
-            f"{'convert them to .png or .jpg' if counted else _remedy(top, folder)}."
+            f"{'convert them to .png or .jpg' if unread else _remedy(top, folder)}."
         )
     if others:
-        _warn(f"{top} also holds {counted}, which are passed over: convert them to .png or .jpg to use them.")
+        _warn(f"{top} also holds {unread}, which are passed over: convert them to .png or .jpg to use them.")
     return dict(sorted(files.items()))
 
 

@@ -31,7 +31,7 @@ class StopAtSignal(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.progress.doing = self.name
-        self.progress.done = cast(AdaptationModule, pl_module).iteration
+        self.progress.done = cast(AdaptationModule, pl_module).iterations_done
         if trainer.ckpt_path is not None:
             self.progress.saved = self.progress.done
         check()

@@ -178,7 +178,7 @@ def test_what_an_option_of_somebody_elses_base_class_is_built_from_is_known(pack
 )
 def test_numbers_out_of_range_are_refused(method: str, options: dict[str, Any]) -> None:
     ((name, value),) = options.items()
-    with pytest.raises(UserError, match=rf"^method\.{name}={value} was refused: input should be "):
+    with pytest.raises(UserError, match=rf"^method\.{name}={value} "):
         build(composed(f"method={method}", f"method.{name}={value}").method, "method")
 
 

@@ -147,7 +147,7 @@ def test_options_stand_for_what_they_set_and_unknown_names_are_refused(tmp_path:
     assert unfinished_stamp([*changed, "accept_changes=[data.batch_size,seed]"], tmp_path) == "1"
     with pytest.raises(UserError, match=r"accept_changes=\[seed,batch_size\]"):
         unfinished_stamp([*changed, "accept_changes=seed"], tmp_path)
-    with pytest.raises(UserError, match="accept_changes names sede, .* seed, source, target"):
+    with pytest.raises(UserError, match="accept_changes.*sede.* seed, source, target"):
         unfinished_stamp([*changed, "accept_changes=[sede]"], tmp_path)
 
 

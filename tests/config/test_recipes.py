@@ -200,7 +200,7 @@ def test_a_class_of_another_role_is_refused() -> None:
     for place, base in PLACES_OF_ROLES.items():
         for target in (callback, dataset):
             if base not in (L.Callback, Dataset):
-                with pytest.raises(UserError, match="is wanted there: name a class derived from"):
+                with pytest.raises(UserError, match="wanted.*derived from"):
                     class_of_role(target, (base,), place)
 
 
@@ -330,7 +330,7 @@ HYDRA = {
 @pytest.mark.parametrize("key", HYDRA)
 def test_hydras_options_are_refused(key: str) -> None:
     content = OmegaConf.to_container(OmegaConf.create(HYDRA[key]))["hydra"]
-    with pytest.raises(UserError, match=f"evil.yaml sets {re.escape(key)}, which a configuration that is not ours may"):
+    with pytest.raises(UserError, match=rf"evil\.yaml.*{re.escape(key)}\b"):
         recipes.check_hydra_options(content, "evil.yaml")
 
 

@@ -428,7 +428,7 @@ def test_a_term_that_is_not_finite_stops_the_run_and_is_named(tmp_path: Path) ->
                 bad = name == "second" and self.iteration == 3
                 yield name, terms | {"ratio": Term(terms["mean"].value / (0.0 if bad else 1.0))}
 
-    with pytest.raises(NotFiniteError, match=r"train/second/ratio is not finite at iteration 3\b"):
+    with pytest.raises(NotFiniteError, match=r"train/second/ratio\b.*iteration 3\b"):
         fit(Broken(max_iters=9), batches(2), tmp_path)
     last = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
     assert last["global_step"] == 2 * 2
@@ -436,7 +436,7 @@ def test_a_term_that_is_not_finite_stops_the_run_and_is_named(tmp_path: Path) ->
 
 
 def test_weights_that_are_not_finite_stop_the_run(tmp_path: Path) -> None:
-    with pytest.raises(NotFiniteError, match="train/first/square, mean is not finite at iteration 2:"):
+    with pytest.raises(NotFiniteError, match=r"train/first/square, mean\b.*iteration 2\b"):
         fit(Duel(max_iters=9), batches(2), tmp_path, Poison(iteration=2))
 
 
@@ -507,5 +507,5 @@ def test_the_loss_of_a_player_with_two_updates_is_of_both(tmp_path: Path) -> Non
 
 def test_accumulated_gradients_of_several_players_have_one_scale(tmp_path: Path) -> None:
     scaler = MixedPrecision("16-mixed", "cpu", scaler=torch.amp.GradScaler("cpu"))
-    with pytest.raises(UserError, match="method.accumulate=2 would add up gradients of two scales"):
+    with pytest.raises(UserError, match="trainer.precision=16-mixed.*method.accumulate=2"):
         fit(Duel(max_iters=2, accumulate=2), batches(2), tmp_path, plugins=[scaler])

@@ -14,11 +14,11 @@ from omegaconf import DictConfig
 from da_lightning.config.build import build
 from da_lightning.config.changes import accepted_changes
 from da_lightning.config.left_behind import read_summary
-from da_lightning.config.run_lock import is_first_process
 from da_lightning.data.source_target import SourceTargetDataModule
 from da_lightning.errors import CheckpointError, UserError
 from da_lightning.names import shown
 from da_lightning.preflight import check_built, check_configuration
+from da_lightning.processes import is_first_process
 from da_lightning.report import leave_report
 from da_lightning.stopping import deferred
 from da_lightning.trainer import run_loggers, run_trainer

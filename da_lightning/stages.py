@@ -8,7 +8,6 @@ from typing import Any, cast
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from da_lightning.config.build import build, check_targets
-from da_lightning.config.run_lock import is_first_process
 from da_lightning.errors import UserError
 from da_lightning.files import is_folder_name, problem_of_images
 from da_lightning.preflight import (
@@ -18,6 +17,7 @@ from da_lightning.preflight import (
     check_names_of_stages,
     check_stages,
 )
+from da_lightning.processes import is_first_process
 from da_lightning.session import epoch_length, quieten_lightning, train_and_test
 from da_lightning.training.stage_plan import StagePlan
 

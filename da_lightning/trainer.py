@@ -11,10 +11,10 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 
 from da_lightning.config.build import build
-from da_lightning.config.run_lock import is_first_process
 from da_lightning.config.secrets import recorded
 from da_lightning.errors import UserError
 from da_lightning.preflight import build_trainer
+from da_lightning.processes import is_first_process
 from da_lightning.training.checkpoint_io import WholeCheckpoints, take_charge_of_checkpoints, with_own_io
 from da_lightning.training.loggers import MetricsFile, guarded
 from da_lightning.training.media import MediaLogger

@@ -11,10 +11,10 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from da_lightning.config.gpus import take_gpu
-from da_lightning.config.run_lock import is_first_process
 from da_lightning.config.secrets import hidden
 from da_lightning.config.sweep_table import STOPPED
 from da_lightning.files import dispensable, write_text
+from da_lightning.processes import is_first_process
 
 log = logging.getLogger(__name__)
 

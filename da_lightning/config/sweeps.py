@@ -26,12 +26,13 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from da_lightning.config.gpus import visible_gpus
 from da_lightning.config.jobs import SIDE_BY_SIDE
 from da_lightning.config.paths import CONF_DIR
-from da_lightning.config.run_lock import LOCK_FILES, is_first_process
+from da_lightning.config.run_lock import LOCK_FILES
 from da_lightning.config.stamp import claim_folder, hold_folder
 from da_lightning.config.sweep_table import print_jobs, write_table
 from da_lightning.errors import UserError
 from da_lightning.files import write_text
 from da_lightning.private.hydra import sweep_jobs, wrap
+from da_lightning.processes import is_first_process
 from da_lightning.report import leave_report
 from da_lightning.reporting.runs import is_run
 from da_lightning.reporting.sweep_folder import (

@@ -16,7 +16,8 @@ from torchvision.transforms.v2 import functional as TF
 
 from da_lightning.arguments import Share, Size
 from da_lightning.data import views
-from da_lightning.data.folders import find_images, read_image
+from da_lightning.data.folders import find_images
+from da_lightning.data.images import read_image
 from da_lightning.data.samplers import PassSampler
 from da_lightning.data.source_target import SourceTargetDataModule
 from da_lightning.data.views import EvaluationView, Interpolation, Item, Resize

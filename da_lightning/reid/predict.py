@@ -15,7 +15,7 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import resize
 
 from da_lightning import names
-from da_lightning.data.folders import read_image
+from da_lightning.data.images import read_image
 from da_lightning.data.inputs import Input, check_numbers, find_inputs
 from da_lightning.data.views import Resize
 from da_lightning.errors import UserError

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from da_lightning.data.folders import read_image
+from da_lightning.data.images import read_image
 from da_lightning.data.inputs import Input, batches, check_numbers, with_shorter_side
 from da_lightning.files import write_png
 from da_lightning.segmentation.losses import upsampled

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torchvision.transforms.v2.functional import to_pil_image
 
 from da_lightning.arguments import Seed
-from da_lightning.data.folders import read_image
+from da_lightning.data.images import read_image
 from da_lightning.data.inputs import Input, batches, check_numbers, copy_label, find_inputs, with_shorter_side
 from da_lightning.errors import UserError
 from da_lightning.files import whole_file, write_png

@@ -18,7 +18,8 @@ import pytest
 from PIL import Image
 
 from da_lightning.data import folders
-from da_lightning.data.folders import find_images, open_image, read_image, read_list, upright_size
+from da_lightning.data.folders import find_images, read_list
+from da_lightning.data.images import open_image, read_image, upright_size
 from da_lightning.data.labels import read_ids
 from da_lightning.errors import DataError, UserError
 

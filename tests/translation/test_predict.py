@@ -18,7 +18,7 @@ from torchvision.io import ImageReadMode, decode_image
 
 import da_lightning
 from da_lightning.config.build import build
-from da_lightning.data.folders import read_image
+from da_lightning.data.images import read_image
 from da_lightning.errors import CheckpointError, DataError, UserError
 from da_lightning.predict import _options, load_method, main, predict
 from da_lightning.segmentation.datasets import CamVid, ImageLabelFolder

@@ -21,6 +21,7 @@ from da_lightning.config.secrets import hidden, recorded
 from da_lightning.config.sweeps import prefer_own_presets
 from da_lightning.config.trust import own_packages
 from da_lightning.errors import UserError
+from da_lightning.private.lightning import wandb_options
 from da_lightning.run import _run
 from da_lightning.stages import train_in_stages
 
@@ -501,8 +502,9 @@ def test_checkpoints_and_loggers_hold_no_environment(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("WANDB_ENTITY", "my-team")
     cfg = composed_with("logger: {name: 'run-${oc.env:SECRET}', tags: ['${oc.env:SECRET}']}")
     logger = build(cfg.logger, "logger", save_dir="x")
-    assert logger._wandb_init["entity"] == "my-team"
-    assert "hunter2" not in str(logger._wandb_init) and "run-${oc.env:SECRET}" in str(logger._wandb_init)
+    options = wandb_options(logger)
+    assert options["entity"] == "my-team"
+    assert "hunter2" not in str(options) and "run-${oc.env:SECRET}" in str(options)
     assert recorded(cfg.logger)["entity"] == "${oc.env:WANDB_ENTITY}"
     monkeypatch.setenv("SECRET", "AdamW")
     cfg = composed_with("method: {optimizer: {name: '${oc.env:SECRET}'}}", "method=reid_source_only")

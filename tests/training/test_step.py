@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from da_lightning.errors import UserError
 from da_lightning.training.module import AdaptationModule, NotFiniteError, frozen
 from da_lightning.training.players import Backward, Batch, Group, Player, Step, Term, Updates
+from da_lightning.training.stopping import StopAtSignal
 
 
 class Duel(AdaptationModule):
@@ -212,6 +213,18 @@ def test_the_iterations_done_are_right_after_a_resume(first: int, tmp_path: Path
     # Weights from another iteration are tested: the training that was done stays what it was.
     run.test(module, DataLoader(batches(1), batch_size=None), ckpt_path=last, verbose=False, weights_only=True)
     assert found["on_test_start"] == [8, 8] and module.iterations_done == 8
+
+
+def test_a_stopped_run_says_how_far_it_was_from_its_first_moment_on(tmp_path: Path) -> None:
+    class AtStart(L.Callback):
+        def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+            found.append((signals.progress.done, signals.progress.saved))
+
+    found: list[tuple[int, int | None]] = []
+    for length, options in ((4, {}), (6, {"ckpt_path": tmp_path / "4" / "checkpoints" / "last.ckpt"})):
+        signals = StopAtSignal("x")
+        fit(Duel(max_iters=length), batches(2), tmp_path / str(length), signals, AtStart(), **options)
+    assert found == [(0, None), (4, 4)]
 
 
 class EachSeven(L.Callback):

@@ -24,7 +24,7 @@ def checked_arguments(function: Callable, arguments: Mapping[str, Any], key: str
     """Check names and types of ``arguments`` for ``function``.
 
     Args:
-        function: The class or function that is to be called; ``**options`` of a constructor are its base class's.
+        function: The class or function that is to be called; ``**options`` of a constructor are its base classes'.
         arguments: Keyword arguments by name.
         key: Where they come from, e.g. ``"method"``; the message names ``method.portion``.
 
@@ -70,9 +70,11 @@ def _signature(function: Callable) -> tuple[dict[str, inspect.Parameter], dict[s
     """Parameters, type hints, and whether any other keyword is taken."""
     callables = [function]
     if inspect.isclass(function):
-        # ``**options`` of our classes go to the base class; what other packages do with theirs is not known.
-        bases = [kind for kind in function.__mro__[1:] if kind.__module__.startswith("da_lightning.")]
-        bases = [kind for kind in bases if "__init__" in vars(kind)]
+        # ``**options`` go to the next base class, up to the last of ours; what other packages do is not known.
+        line = list(function.__mro__[1:])
+        while line and not line[-1].__module__.startswith("da_lightning."):
+            line.pop()
+        bases = [kind for kind in line if "__init__" in vars(kind)]
         callables = [inspect.getattr_static(kind, "__init__") for kind in (function, *bases)]
     parameters: dict[str, inspect.Parameter] = {}
     hints: dict[str, Any] = {}

@@ -256,7 +256,7 @@ def _is_whole_image(file: Path) -> bool:
             tail = stream.read()
         if (head == _PNG and tail[-8:-4] == b"IEND") or (head.startswith(_JPEG) and b"\xff\xd9" in tail):
             return True
-        from da_lightning.data.folders import read_image
+        from da_lightning.data.images import read_image
 
         read_image(file)
     except (OSError, UserError):

@@ -39,7 +39,7 @@ def check_built(cfg: DictConfig, data: SourceTargetDataModule, module: Adaptatio
     Raises:
         UserError: They do not go together.
     """
-    check_one_average(module, bool(cfg.callbacks.get("ema")))
+    check_one_average(module.teachers(), bool(cfg.callbacks.get("ema")))
     options = _plain(cfg.trainer)
     accelerator, devices, nodes = options["accelerator"], options["devices"], options["num_nodes"]
     check_limits(options, data, cfg.test, count_processes(accelerator, devices, nodes))

@@ -8,10 +8,9 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
-from da_lightning.stopping import as_stopped, begin, check, ending
+from da_lightning.stopping import Stopped, as_stopped, begin, check, ending
 
 if __name__ == "__main__":
     begin()  # before the imports, which take a second
@@ -20,7 +19,6 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import CompactHydraException, OverrideParseException
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -28,11 +26,12 @@ from da_lightning.config import (
     CONF_DIR,
     logs,  # noqa: F401  (mends what Hydra does where a folder cannot be made)
 )
+from da_lightning.config.jobs import Place, note_failure, note_stop, place_of, prepare_job
 from da_lightning.config.recipes import import_plugins, refuse_rerun
 from da_lightning.config.run_lock import HeldError, held
 from da_lightning.config.secrets import hidden, hide_in_logs
 from da_lightning.config.stamp import set_stamp
-from da_lightning.config.sweeps import job_of_sweep, prefer_own_presets
+from da_lightning.config.sweeps import prefer_own_presets
 from da_lightning.config.trust import own_packages
 from da_lightning.errors import UserError
 from da_lightning.files import disk_problem
@@ -74,15 +73,33 @@ def run(cfg: DictConfig) -> float | None:
     load_tensors_alone()
     begin()
     check()  # for no job begins after a signal
+    place = place_of(HydraConfig.get())
     try:
-        with held(Path(HydraConfig.get().runtime.output_dir)), job_of_sweep(cfg), as_stopped():
-            return _run(cfg)
+        with held(place.folder):
+            return _run(cfg, place) if place.sweep is None else _job(cfg, place)
     except HeldError as error:
         raise CompactHydraException(f"error: {error}") from None
-    return None  # the job failed, and the sweep goes on
 
 
-def _run(cfg: DictConfig) -> float | None:
+def _job(cfg: DictConfig, place: Place) -> float | None:
+    """One of a sweep, which goes on if it fails: it has no score then."""
+    prepare_job(cfg, place)
+    try:
+        return _run(cfg, place)
+    except Stopped:
+        note_stop(place)
+        raise
+    except Exception as error:
+        note_failure(place, error)
+        return None
+
+
+def _run(cfg: DictConfig, place: Place) -> float | None:
+    with as_stopped():
+        return _train(cfg, place)
+
+
+def _train(cfg: DictConfig, place: Place) -> float | None:
     hide_in_logs()
     try:
         missing = sorted(_missing_keys(OmegaConf.to_container(cfg)))
@@ -95,14 +112,8 @@ def _run(cfg: DictConfig) -> float | None:
             )
         from da_lightning.stages import train_in_stages
 
-        hydra_cfg = HydraConfig.get()
-        choices = hydra_cfg.runtime.choices
-        run_dir, sweep, job = Path(hydra_cfg.runtime.output_dir), None, None
-        if hydra_cfg.mode == RunMode.MULTIRUN:
-            sweep = Path(hydra_cfg.sweep.dir)
-            names = [choices["method"], choices["data"], choices.get("experiment"), sweep.name, hydra_cfg.sweep.subdir]
-            job = "/".join(str(name) for name in names if name is not None)
-        return train_in_stages(cfg, run_dir, choices["method"], choices["data"], sweep, job)
+        choices = place.choices
+        return train_in_stages(cfg, place.folder, choices["method"], choices["data"], place.sweep, place.job)
     except (UserError, OmegaConfBaseException) as error:
         raise CompactHydraException(f"error: {hidden(_sentence(error))}") from None
     except (OSError, RuntimeError) as error:

@@ -4,36 +4,25 @@ import logging
 import shutil
 import time
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
 import lightning.pytorch as L
 import torch
-from lightning.pytorch.loggers import Logger
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from da_lightning.config.build import build, build_method
 from da_lightning.config.changes import accepted_changes
 from da_lightning.config.left_behind import read_summary
-from da_lightning.config.run_lock import is_first_process
-from da_lightning.config.secrets import recorded
 from da_lightning.data.source_target import SourceTargetDataModule
 from da_lightning.errors import CheckpointError, UserError
 from da_lightning.names import shown
-from da_lightning.preflight import build_trainer, check_built, check_configuration
+from da_lightning.preflight import check_built, check_configuration
+from da_lightning.processes import is_first_process
 from da_lightning.report import leave_report
 from da_lightning.stopping import deferred
-from da_lightning.training.checkpoint_io import (
-    RUN,
-    WholeCheckpoints,
-    keep_to_own_folder,
-    restore_last,
-    take_charge_of_checkpoints,
-    with_own_io,
-)
+from da_lightning.trainer import run_loggers, run_trainer
+from da_lightning.training.checkpoint_io import RUN, keep_to_own_folder, restore_last
 from da_lightning.training.checkpoints import (
     LAST,
     PREVIOUS,
@@ -43,16 +32,12 @@ from da_lightning.training.checkpoints import (
     newest_training,
     read_checkpoint,
 )
-from da_lightning.training.ema import AveragedWeights
-from da_lightning.training.loggers import MetricsFile, guarded
 from da_lightning.training.media import MediaLogger
 from da_lightning.training.module import AdaptationModule
-from da_lightning.training.progress import ProgressLines, has_terminal
 from da_lightning.training.results import draw_bars, peak_memory_mb, print_table, versions, write_metrics
 from da_lightning.training.run_record import check_unchanged, run_record
 from da_lightning.training.selection import Selection
-from da_lightning.training.stopping import StopAtSignal, take_signals_from
-from da_lightning.training.strategy import count_processes, resolve_strategy
+from da_lightning.training.strategy import count_processes
 from da_lightning.training.trainer_options import warn_of_emulated_bfloat16
 
 log = logging.getLogger(__name__)
@@ -112,8 +97,8 @@ def train_and_test(cfg: DictConfig, run_dir: Path, method: str, data_name: str) 
         known["samples"] = {name: record[name] for name in ("source", "target", "tests", "validations")}
     with (
         deferred(),
-        _loggers(cfg, run_dir, known, is_resumed=checkpoint is not None) as loggers,
-        _trainer(cfg, run_dir, method, module, loggers, selection, record) as trainer,
+        run_loggers(cfg, run_dir, known, is_resumed=checkpoint is not None) as loggers,
+        run_trainer(cfg, run_dir, method, loggers, selection, record) as trainer,
     ):
         log.info("Run folder: %s", run_dir)
         log.info("%s on %s, seed %d, precision %s.", method, data_name, cfg.seed, trainer.precision)
@@ -130,7 +115,7 @@ def train_and_test(cfg: DictConfig, run_dir: Path, method: str, data_name: str) 
                 "objective": objective,
                 "versions": known["versions"],
                 # None have been counted here where Lightning has started processes to train in.
-                "iterations": trainer.fit_loop.epoch_loop.batch_progress.total.ready or module.max_iters,
+                "iterations": module.iterations_done or module.max_iters,
                 "devices": trainer.world_size,
                 "test": scores,
                 "seconds": round(time.monotonic() - started, 1),
@@ -284,70 +269,3 @@ def _test(
         selected = trainer.test(module, ckpt_path=selection.best_model_path, **options)[0]
         scores |= {name: float(value) for name, value in selected.items()}
     return scores
-
-
-@contextmanager
-def _trainer(
-    cfg: DictConfig,
-    run_dir: Path,
-    method: str,
-    module: AdaptationModule,
-    loggers: list[Logger],
-    selection: Selection | None,
-    record: dict[str, Any],
-) -> Iterator[L.Trainer]:
-    """The trainer with callbacks."""
-    callbacks = [build(node, f"callbacks.{key}") for key, node in cfg.callbacks.items() if node]
-    if selection:
-        callbacks.insert(0, selection)  # before what writes last.ckpt, which is to know of the epoch's decision
-    callbacks.insert(0, StopAtSignal(f"the training of {method}"))
-    # First, so that what writes files at the end of training has the average.
-    callbacks.sort(key=lambda callback: not isinstance(callback, AveragedWeights))
-    if not cfg.trainer.enable_progress_bar:
-        bars = (L.callbacks.ProgressBar, ProgressLines)
-        callbacks = [callback for callback in callbacks if not isinstance(callback, bars)]
-    elif not has_terminal():
-        callbacks = [ProgressLines() if isinstance(c, L.callbacks.ProgressBar) else c for c in callbacks]
-    has_bar = any(isinstance(callback, L.callbacks.ProgressBar) for callback in callbacks)
-    for callback in callbacks:
-        if isinstance(callback, L.callbacks.ModelCheckpoint):
-            callback.dirpath = str(run_dir / "checkpoints")
-    options = cfg.trainer
-    strategy = resolve_strategy(options.strategy, options.accelerator, options.devices, options.num_nodes)
-    node = cast(DictConfig, OmegaConf.merge(options, {"strategy": strategy, "enable_progress_bar": has_bar}))
-    given = cast(dict, OmegaConf.to_container(options, resolve=True)).get("plugins")  # words: build() refuses others
-    plugins = with_own_io(given, WholeCheckpoints(record))
-    try:
-        trainer = build_trainer(
-            node, logger=loggers, callbacks=callbacks, default_root_dir=str(run_dir), plugins=plugins
-        )
-        take_charge_of_checkpoints(trainer)
-        take_signals_from(trainer)
-        yield trainer
-    except MisconfigurationException as error:
-        raise UserError(f"trainer: {' '.join(str(error).split())}") from None
-
-
-@contextmanager
-def _loggers(cfg: DictConfig, run_dir: Path, known: dict[str, Any], is_resumed: bool) -> Iterator[list[Logger]]:
-    """``metrics.csv`` and what ``cfg.logger`` names, closed whatever happens, so that the next job has its own record.
-
-    Args:
-        known: What is recorded with the configuration.
-    """
-    if is_resumed and (run_dir / "metrics.csv").is_file() and is_first_process():
-        # The logger starts a new file; what the run logged before stays under the number of the attempt.
-        earlier = len(list(run_dir.glob("metrics.*.csv")))
-        (run_dir / "metrics.csv").rename(run_dir / f"metrics.{earlier}.csv")
-    loggers: list[Logger] = [guarded(MetricsFile(run_dir))]
-    failed = True
-    try:
-        if cfg.logger:
-            loggers.append(guarded(build(cast(DictConfig, cfg.logger), "logger", save_dir=str(run_dir))))
-            loggers[-1].log_hyperparams({"run": known} | recorded(cfg))
-        yield loggers
-        failed = False
-    finally:
-        for logger in loggers:
-            if isinstance(logger, MediaLogger):
-                logger.close(failed)

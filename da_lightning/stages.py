@@ -8,7 +8,6 @@ from typing import Any, cast
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from da_lightning.config.build import build, build_method, check_targets
-from da_lightning.config.run_lock import is_first_process
 from da_lightning.errors import UserError
 from da_lightning.files import is_folder_name, problem_of_images
 from da_lightning.preflight import (
@@ -18,6 +17,7 @@ from da_lightning.preflight import (
     check_names_of_stages,
     check_stages,
 )
+from da_lightning.processes import is_first_process
 from da_lightning.session import epoch_length, quieten_lightning, train_and_test
 from da_lightning.training.stage_plan import StagePlan
 
@@ -85,11 +85,11 @@ def train_in_stages(
             _reopen_damaged(list(provided.values()), [run_dir / part for part in parts])
         log.info("Stage %s comes first, for %s, in %d training(s).", name, " and ".join(provided), len(parts))
         for part, changes in parts.items():
-            staged = _sorted(_changed(cfg, stage, changes), group=group, job_type=name, name=f"{run}/{part}")
+            staged = _with_places(_changed(cfg, stage, changes), group=group, job_type=name, name=f"{run}/{part}")
             train_and_test(staged, run_dir / part, f"{method}/{part}", data_name)
         for option, folder in provided.items():
             OmegaConf.update(cfg, option, str(folder))
-    return train_and_test(_sorted(cfg, group=group, job_type="method", name=run), run_dir, method, data_name)
+    return train_and_test(_with_places(cfg, group=group, job_type="method", name=run), run_dir, method, data_name)
 
 
 def _reopen_damaged(folders: Sequence[Path], runs: Sequence[Path]) -> None:
@@ -126,7 +126,7 @@ def _earlier(checkpoint: str | None, provided: dict[str, str]) -> dict[str, Path
     return found if all(folder.exists() for folder in found.values()) else {}
 
 
-def _sorted(cfg: DictConfig, **places: str | None) -> DictConfig:
+def _with_places(cfg: DictConfig, **places: str | None) -> DictConfig:
     """``cfg`` with those of ``places`` that its logger has as options, and nobody has set."""
     logger = cfg.logger or {}
     unset = {option: place for option, place in places.items() if option in logger and logger[option] is None}

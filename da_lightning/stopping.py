@@ -21,7 +21,10 @@ from dataclasses import dataclass, field
 from functools import wraps
 from pathlib import Path
 from types import FrameType
-from typing import Any
+
+from da_lightning.private.joblib import worker_pids
+from da_lightning.processes import descendants, is_first_process, kill, send
+from da_lightning.stop_message import Progress, sentence
 
 GRACE = 25.0
 """Seconds from a signal to the end in any case."""
@@ -45,26 +48,6 @@ _MAIN = "DA_MAIN_PID"  # of the process that started this one, if it is of the s
 
 class Stopped(SystemExit):
     """A signal has ended the command; its exit status is 128 and the signal's number."""
-
-
-@dataclass
-class Progress:
-    """How far a run has come, for the sentence at its end.
-
-    Attributes:
-        folder: Of the run.
-        doing: What it does, e.g. ``training``; ``None`` before it has begun.
-        done, total: Iterations.
-        saved: Iterations of the checkpoint that resumes; ``None`` where there is none.
-        look: Brings the others up to date.
-    """
-
-    folder: Path | None = None
-    doing: str | None = None
-    done: int = 0
-    total: int = 0
-    saved: int | None = None
-    look: Callable[[], None] = lambda: None
 
 
 @dataclass
@@ -222,7 +205,7 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     sys.unraisablehook = lambda _: None
     # A sweep's jobs side by side are other processes: they stop first, and the launcher with them.
-    if _state.depth == 0 and not _state.is_raised and not any(map(_would_stop, _jobs())):
+    if _state.depth == 0 and not _state.is_raised and not any(map(_would_stop, worker_pids())):
         check()
 
 
@@ -244,7 +227,7 @@ def _arrived(number: int) -> None:
             _state.signum, _state.at = signum, time.monotonic()
         _state.is_seen = True
         _relay()
-        if _state.depth and _is_first_process():
+        if _state.depth and is_first_process():
             _write(f"{_name()}: stopping at the next batch; a second signal ends at once.\n")
     elif not is_relayed and time.monotonic() - _state.at > SAME:
         _end_now()
@@ -259,21 +242,16 @@ def _relay() -> None:
     signum = _state.signum
     if not _RELAYED:
         for process in _state.ranks():
-            _send(process.pid, signum)
+            send(process.pid, signum)
         return
     if _state.parent is not None:
-        _send(_state.parent, _RELAYED[signum])
+        send(_state.parent, _RELAYED[signum])
     for process in list(_state.ranks()):
         # One that is still starting has no handlers yet, and nothing to lose.
-        _send(process.pid, _RELAYED[signum] if _would_stop(process.pid) else signal.SIGTERM)
-    for pid in _jobs():
+        send(process.pid, _RELAYED[signum] if _would_stop(process.pid) else signal.SIGTERM)
+    for pid in worker_pids():
         if _would_stop(pid):
-            _send(pid, _RELAYED[signum])
-
-
-def _send(pid: int, number: int) -> None:
-    with suppress(OSError):
-        os.kill(pid, number)
+            send(pid, _RELAYED[signum])
 
 
 def _would_stop(pid: int) -> bool:
@@ -296,10 +274,6 @@ def _forget() -> None:
 # -- the end -----------------------------------------------------------------------------------------------------------
 
 
-def _is_first_process() -> bool:
-    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
-
-
 def _status() -> int:
     return 128 + int(_state.signum or 0)
 
@@ -316,14 +290,20 @@ def _part() -> None:
     for process in ranks:
         with suppress(subprocess.TimeoutExpired):
             process.wait(max(0.0, until - time.monotonic()))
-    _kill([*(process.pid for process in ranks if process.poll() is None), *_jobs()])
+    kill([*(process.pid for process in ranks if process.poll() is None), *worker_pids()])
+
+
+def _below() -> list[int]:
+    """All processes below this one; where the system does not list them, those that we have started."""
+    below = descendants(os.getpid())
+    return [process.pid for process in _state.ranks()] if below is None else below
 
 
 def _end_now() -> None:
     with suppress(BaseException):
         _say()
     with suppress(BaseException):
-        _kill(_children(os.getpid()))
+        kill(_below())
     os._exit(_status())
 
 
@@ -333,7 +313,7 @@ def _say() -> None:
         if not is_stopping() or _state.is_said:
             return
         _state.is_said = True
-    if not _is_first_process():
+    if not is_first_process():
         return
     text = sentence(_name(), _state.progress)
     _write(f"{text}\n")
@@ -346,68 +326,3 @@ def _say() -> None:
 def _write(text: str) -> None:
     with suppress(OSError):
         os.write(2, text.encode())
-
-
-def sentence(name: str, progress: Progress) -> str:
-    """What is lost, and how to continue."""
-    with suppress(OSError, AttributeError):
-        progress.look()
-    how = "the same command with resume=auto"
-    shorter = "a smaller data.iterations_per_epoch loses less"
-    if progress.doing is None:
-        return (
-            f"Stopped by {name} before training began, 0 iterations are lost: {how} begins or continues it, and an "
-            "epoch's end, every data.iterations_per_epoch iterations, is what it continues from."
-        )
-    where = f"Stopped by {name} in {progress.doing} at iteration {progress.done} of {progress.total}"
-    if progress.folder is not None and (progress.folder / "metrics.json").is_file():
-        ended = f"{where}: 0 iterations are lost, and the scores are in {progress.folder / 'metrics.json'}"
-        is_stage = "/" in progress.doing  # the training of spgan/translator
-        return f"{ended}; {how} continues with what comes after this stage." if is_stage else f"{ended}."
-    if progress.saved is None:
-        return (
-            f"{where}: {progress.done} iterations are lost, since no epoch has ended yet; {how} begins again, and "
-            f"{shorter}."
-        )
-    return (
-        f"{where}: {progress.done - progress.saved} iterations since the last epoch's end are lost; {how} continues "
-        f"bit for bit from iteration {progress.saved} ({progress.folder}/checkpoints), and {shorter}."
-    )
-
-
-# -- processes ---------------------------------------------------------------------------------------------------------
-
-
-def _jobs() -> list[int]:
-    """Processes in which joblib runs the jobs of a sweep."""
-    module: Any = sys.modules.get("joblib.externals.loky.reusable_executor")
-    processes = getattr(getattr(module, "_executor", None), "_processes", None) or {}
-    return list(processes)
-
-
-def _children(pid: int) -> list[int]:
-    """Descendants of a process, as Linux knows them; elsewhere those that we started ourselves."""
-    parents: dict[int, list[int]] = {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError, ValueError, IndexError):
-            # pid (name, which may hold blanks and brackets) state parent ...
-            parents.setdefault(int((folder / "stat").read_text().rpartition(")")[2].split()[1]), []).append(
-                int(folder.name)
-            )
-    if not parents:
-        return [process.pid for process in _state.ranks()]
-    found, wanted = [], [pid]
-    while wanted:
-        below = parents.get(wanted.pop(), [])
-        found += below
-        wanted += below
-    return found
-
-
-def _kill(pids: Sequence[int]) -> None:
-    """These processes and all below them; but those that clean up after others end with them."""
-    everyone = dict.fromkeys([*pids, *(child for pid in pids for child in _children(pid))])
-    for pid in everyone:
-        with suppress(OSError):
-            if b"resource_tracker" not in Path(f"/proc/{pid}/cmdline").read_bytes():
-                os.kill(pid, signal.SIGKILL)

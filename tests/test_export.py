@@ -166,7 +166,7 @@ def test_features_of_stripes_in_onnx(tmp_path: Path) -> None:
 
 def test_without_its_packages_onnx_is_refused(tint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(UserError, match=r"needs onnxruntime: install da-lightning\[export\], or write a \.pt2 file"):
+    with pytest.raises(UserError, match=r"onnxruntime.*da-lightning\[export\]"):
         export(str(tint), str(tmp_path / "tint.onnx"))
     assert not list(tmp_path.glob("*.onnx"))
 
@@ -276,7 +276,7 @@ class OfOneSize(nn.Module):
 def test_a_network_of_one_size_says_so(tmp_path: Path) -> None:
     network = OfOneSize()
     found = Exportable(network, "mean", {})
-    with pytest.raises(UserError, match="has no open sizes .* give height, width and batch_size"):
+    with pytest.raises(UserError, match="height, width and batch_size"):
         write(found, tmp_path / "network.pt2", "method")
     assert not list(tmp_path.iterdir())
     write(found, tmp_path / "network.pt2", "method", 64, 96)

@@ -98,7 +98,7 @@ def test_missing_options_are_all_named(tmp_path: Path) -> None:
 
 def test_resume_is_told_from_a_checkpoint_to_go_on_from(tmp_path: Path) -> None:
     message = refused(command(["data=toy_streets", "resume=outputs/last.ckpt"], tmp_path))
-    assert "resume=auto or resume=never, but found resume=outputs/last.ckpt" in message and "ckpt_path=" in message
+    assert all(w in message for w in ("resume=auto", "resume=never", "resume=outputs/last.ckpt", "ckpt_path="))
 
 
 @pytest.mark.parametrize("option", ["trainer.devices=1,2", "trainer.num_nodes=choice(1,2)"])
@@ -223,7 +223,7 @@ def test_tensorboard_works_or_is_named_as_missing(tmp_path: Path) -> None:
         train_and_test(cfg, tmp_path, "source_only", "toy_streets")
         assert list(tmp_path.rglob("events.out.tfevents*"))
     else:
-        with pytest.raises(UserError, match=r"^logger needs a package that is not installed: .*tensorboard"):
+        with pytest.raises(UserError, match=r"^logger\b.*tensorboard"):
             train_and_test(cfg, tmp_path, "source_only", "toy_streets")
 
 

@@ -172,7 +172,7 @@ def test_it_needs_no_hydra(method: str, tmp_path: Path) -> None:
         enable_model_summary=False,
     )
     fit.fit(module, data)
-    assert module.iteration + 1 == 4
+    assert module.iterations_done == 4
     assert fit.test(module, data, verbose=False)[0][module.objective] >= 0
 
 

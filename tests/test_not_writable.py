@@ -42,7 +42,7 @@ def test_what_can_and_cannot_be_written(as_nobody):
     assert [path.name for path in as_nobody.iterdir()] == ["closed"], "nothing is left behind"
     (as_nobody / "file").touch()
     for place in ("closed", "closed/new/deep", "file", "file/in"):
-        with pytest.raises(DiskError, match=f"{as_nobody}/{place}.* cannot be written"):
+        with pytest.raises(DiskError, match=f"{as_nobody}/{place}"):
             check_writable(as_nobody / place)
 
 

@@ -211,17 +211,17 @@ def test_another_method_and_a_shorter_training_are_refused(stopped: Path, tmp_pa
     cbst = tmp_path / "cbst"
     train(cbst, "method.max_iters=4", "test=false", method="cbst")
     for method, name, words in (
-        (METHOD, None, "another method or network .SelfTrainedSegmenter, and this is SourceOnly."),
+        (METHOD, None, "SelfTrainedSegmenter.*SourceOnly"),
         ("self_training", None, "the method was cbst and is self_training"),
     ):
         with pytest.raises(CheckpointError, match=words):
             train(tmp_path / "new", f"ckpt_path={last(cbst)}", method=method, name=name)
-    with pytest.raises(CheckpointError, match="has trained 4 iterations, more than method.max_iters=3: give 4 or more"):
+    with pytest.raises(CheckpointError, match=r"\b4 iterations.*method\.max_iters=3\b.*\b4\b"):
         resume(stopped, "method.max_iters=3")
 
 
 def test_unknown_names_are_refused_and_a_finished_run_may_grow(whole: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="accept_changes names sead, .* seed, source, target, batch_size, devices"):
+    with pytest.raises(UserError, match="accept_changes.*sead.* seed, source, target, batch_size, devices"):
         train(tmp_path, "accept_changes=[sead]")
     folder = Path(shutil.copytree(whole, tmp_path / "grown"))
     resume(folder, "method.max_iters=8", "test=false")
@@ -279,11 +279,11 @@ def test_weights_to_be_tested_are_looked_at_before_the_training_continues(stoppe
     best = stopped / "checkpoints" / "selected_entropy.ckpt"
     shutil.copy(best, source_only := best.with_name("source_only.ckpt"))
     damage(source_only)
-    with pytest.raises(CheckpointError, match="source_only.ckpt .* remove it to continue without source_only scores"):
+    with pytest.raises(CheckpointError, match=r"source_only\.ckpt.*remove it"):
         resume(stopped)
     source_only.unlink()
     damage(best)
-    with pytest.raises(CheckpointError, match="selected_entropy.ckpt .* begin a new run with resume=never"):
+    with pytest.raises(CheckpointError, match=r"selected_entropy\.ckpt.*resume=never"):
         resume(stopped)
 
 
@@ -298,7 +298,7 @@ def test_no_default_of_torch_opens_a_file_that_runs_code(
     mark = tmp_path / "sprung"
     bomb = {"state_dict": Bomb(mark)}
     torch.save(bomb, stopped / "checkpoints" / "source_only.ckpt")
-    with pytest.raises(CheckpointError, match="source_only.ckpt holds more than tensors"):
+    with pytest.raises(CheckpointError, match=r"source_only\.ckpt\b"):
         resume(stopped)
     torch.save(bomb, tmp_path / "bomb.ckpt")
     content = torch.load(last(stopped), weights_only=True)
@@ -398,5 +398,5 @@ def test_a_plugin_that_wraps_writes_through_ours_and_another_is_refused() -> Non
     assert checkpoint_io.with_own_io(None, io) == [io]
     outer = AsyncCheckpointIO()
     assert checkpoint_io.with_own_io([outer], io) == [outer] and outer.checkpoint_io is io
-    with pytest.raises(UserError, match="TorchCheckpointIO, which writes checkpoints itself"):
+    with pytest.raises(UserError, match=r"trainer\.plugins\b.*TorchCheckpointIO"):
         checkpoint_io.with_own_io([TorchCheckpointIO()], io)

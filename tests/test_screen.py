@@ -12,7 +12,7 @@ import logging, sys
 from da_lightning.screen import steady_output
 steady_output()
 steady_output()
-from da_lightning.config.sweeps import Job, print_jobs
+from da_lightning.config.sweep_table import Job, print_jobs
 logging.basicConfig(stream=sys.stdout, level=logging.INFO)
 for number in range(2000):
     print("道路", number)

@@ -22,7 +22,7 @@ def _class_map(path: str, part: str) -> Any:
 
 def _gpus() -> int:
     """``${gpus:}``, at least one."""
-    from da_lightning.config.sweeps import visible_gpus
+    from da_lightning.config.gpus import visible_gpus
 
     return max(1, len(visible_gpus()))
 

@@ -7,13 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import hydra._internal.utils
-import hydra.core.utils
 from hydra.errors import CompactHydraException
 from omegaconf import DictConfig, OmegaConf
 
 from da_lightning.files import DiskError, disk_problem, write_text
 from da_lightning.names import shown
+from da_lightning.private.hydra import record_by, run_inside
 
 
 class LogFile(logging.Handler):
@@ -57,7 +56,7 @@ def save_whole(cfg: DictConfig, filename: str, output_dir: Path) -> None:
         raise CompactHydraException(f"error: {error}") from None
 
 
-def reported(func: Callable[[], Any]) -> Any:
+def reported(run: Callable[..., Any], func: Callable[[], Any]) -> Any:
     """What Hydra runs everything in, but a folder that cannot be made is a sentence, and names are shown safely."""
 
     def guarded() -> Any:
@@ -71,11 +70,8 @@ def reported(func: Callable[[], Any]) -> Any:
             error.args = (shown(error, lines=True),)
             raise
 
-    return _run_and_report(guarded)
+    return run(guarded)
 
 
-_run_and_report = hydra._internal.utils.run_and_report
-hydra._internal.utils.run_and_report = reported
-
-# Hydra's own leaves half a file, which no later resume=auto could read, and answers a full disk with a traceback.
-hydra.core.utils._save_config = save_whole
+run_inside(reported)
+record_by(save_whole)

@@ -14,10 +14,6 @@ from functools import wraps
 from pathlib import Path, PurePath
 from typing import Any, cast
 
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.config_repository import ConfigRepository, IConfigRepository
-from hydra._internal.utils import get_args_parser
-from hydra.core.default_element import ResultDefault
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.errors import CompactHydraException, HydraException
@@ -27,6 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from da_lightning.config.paths import CONF_DIR
 from da_lightning.config.secrets import hidden
 from da_lightning.errors import UserError
+from da_lightning.private.hydra import Default, Repository, command_line, watch_loading
 
 
 @dataclass
@@ -139,22 +136,10 @@ def _refusing(function: Callable) -> Callable:
 
 
 def watch() -> None:
-    """Look at each configuration that Hydra loads, in this process and in those that jobs of a sweep run in.
-
-    Hydra has no hook for it, and acts on ``hydra.*`` (environment, callbacks, log handlers) before any code of ours
-    runs, so its own functions are wrapped. Importing this module fails if it should rename them.
-    """
-    load, place, compose = (
-        ConfigRepository.load_config,
-        ConfigLoaderImpl._load_single_config,
-        ConfigLoaderImpl._load_configuration_impl,
-    )
-    if hasattr(load, "__wrapped__"):
-        return
+    """Look at each configuration that Hydra loads, in this process and in those that jobs of a sweep run in."""
 
     @_refusing
-    @wraps(load)
-    def load_config(self: ConfigRepository, config_path: str) -> ConfigResult | None:
+    def load_config(load: Callable, self: Repository, config_path: str) -> ConfigResult | None:
         if ".." in PurePath(config_path).parts or config_path.startswith(("/", "~")):
             raise UserError(f"{config_path} names a configuration outside of its folder: name one inside.")
         result = load(self, config_path)
@@ -167,8 +152,7 @@ def watch() -> None:
         return result
 
     @_refusing
-    @wraps(place)
-    def load_single_config(self: ConfigLoaderImpl, default: ResultDefault, repo: IConfigRepository) -> ConfigResult:
+    def load_single_config(place: Callable, self: Any, default: Default, repo: Repository) -> ConfigResult:
         result = place(self, default, repo)
         content = OmegaConf.to_container(result.config) if isinstance(result.config, DictConfig) else {}
         if not isinstance(content, dict) or "hydra" not in content:
@@ -185,8 +169,7 @@ def watch() -> None:
         return result
 
     @_refusing
-    @wraps(compose)
-    def load_configuration(self: ConfigLoaderImpl, *arguments: Any, **options: Any) -> DictConfig:
+    def load_configuration(compose: Callable, self: Any, *arguments: Any, **options: Any) -> DictConfig:
         global _origin
         _origin = Origin(typed=_typed_paths(options["overrides"] if "overrides" in options else arguments[1]))
         cfg = compose(self, *arguments, **options)
@@ -197,17 +180,15 @@ def watch() -> None:
                     raise UserError(f"{group}={name} names a configuration outside of its folder: name one inside.")
         return cfg
 
-    ConfigRepository.load_config = load_config  # type: ignore[method-assign]
-    ConfigLoaderImpl._load_single_config = load_single_config  # type: ignore[method-assign]
-    ConfigLoaderImpl._load_configuration_impl = load_configuration  # type: ignore[method-assign]
+    watch_loading(load_config, load_single_config, load_configuration)
 
 
-def _is_recipe(config_path: str | None, repo: IConfigRepository) -> bool:
+def _is_recipe(config_path: str | None, repo: Repository) -> bool:
     result = repo.load_config(config_path) if config_path else None
     return result is not None and not _is_ours(result.path)
 
 
-def _refuse_place(default: ResultDefault) -> None:
+def _refuse_place(default: Default) -> None:
     raise UserError(
         f"{default.parent} puts {default.config_path} at {default.package}, where Hydra would act on it, which a "
         "configuration that is not ours may not."
@@ -216,7 +197,7 @@ def _refuse_place(default: ResultDefault) -> None:
 
 def refuse_rerun(arguments: Sequence[str]) -> None:
     """Hydra's ``--experimental-rerun`` reads a pickle, which runs what is in it."""
-    if get_args_parser().parse_known_args(arguments)[0].experimental_rerun is not None:
+    if command_line(arguments).experimental_rerun is not None:
         sys.exit("error: --experimental-rerun reads a pickle, which can run code: give the command of the run instead.")
 
 

@@ -5,7 +5,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
@@ -13,6 +12,7 @@ from da_lightning.config.changes import OPTIONS, accepted_changes, sets
 from da_lightning.config.left_behind import read_overrides, read_summary
 from da_lightning.config.run_lock import is_held
 from da_lightning.errors import UserError
+from da_lightning.private.hydra import command_line
 from da_lightning.reporting.sweep_folder import never_began, without_results
 
 log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ def unfinished_stamp(arguments: Sequence[str], root: Path = Path()) -> str | Non
     """
     if "resume=auto" not in arguments:
         return None
-    given = get_args_parser().parse_known_args(arguments)[0]  # Hydra's own, which knows what belongs to a flag
+    given = command_line(arguments)
     wanted = _options(given.overrides)
     if wanted is None:  # Hydra will say
         return None

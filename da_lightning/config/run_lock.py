@@ -17,6 +17,7 @@ from filelock import FileLock, Timeout
 
 from da_lightning.errors import UserError
 from da_lightning.files import DiskError, write_text
+from da_lightning.processes import is_first_process
 
 log = logging.getLogger(__name__)
 
@@ -27,11 +28,6 @@ _SECONDS = {"unknown": 5, "gone": 60}
 """How long to wait for a lock: of a process that has yet to say who it is, and of what a killed one has left."""
 
 _held: dict[Path, FileLock] = {}
-
-
-def is_first_process() -> bool:
-    """Whether no launcher, of torch or of a cluster, says that this is another rank than the first."""
-    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
 
 
 class HeldError(UserError):

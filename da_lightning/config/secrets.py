@@ -107,7 +107,9 @@ def logger_options(options: Mapping[str, Any]) -> dict[str, Any]:
 
 def hide_hyperparameters(module: Any) -> None:
     """What checkpoints and loggers hold of a method's options; numbers stay, since prediction needs their types."""
-    for parameters in (module.hparams, getattr(module, "_hparams_initial", None) or {}):
+    from da_lightning.private.lightning import hyperparameters_of  # heavy, and this is imported for --help
+
+    for parameters in hyperparameters_of(module):
         for name, value in parameters.items():
             parameters[name] = hidden(value, numbers=False)
 

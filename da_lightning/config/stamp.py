@@ -8,7 +8,6 @@ from glob import escape
 from pathlib import Path
 from typing import Any
 
-from hydra._internal.utils import get_args_parser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
@@ -16,6 +15,7 @@ from da_lightning.config.resume import unfinished_stamp
 from da_lightning.config.run_lock import give_back, take
 from da_lightning.errors import UserError
 from da_lightning.files import is_folder_name
+from da_lightning.private.hydra import command_line
 
 _STAMP = "DA_RUN_STAMP"
 _OLD_TREE = "multirun/${hydra.runtime.choices.method}/${hydra.runtime.choices.data}"
@@ -52,7 +52,7 @@ def set_stamp(arguments: Sequence[str]) -> list[str]:
 
 def _old_sweep(arguments: Sequence[str], stamp: str) -> list[str]:
     """Where the jobs of a sweep lie that has a folder for each method and data, as an option of Hydra's."""
-    given = get_args_parser().parse_known_args(arguments)[0]
+    given = command_line(arguments)
     is_placed = any(word.startswith("hydra.sweep.dir=") for word in given.overrides)
     is_old = not Path("multirun", stamp).is_dir() and any(Path().glob(f"multirun/*/*/{escape(stamp)}/multirun.yaml"))
     return [f"hydra.sweep.dir={_OLD_TREE}/{stamp}"] if given.multirun and is_old and not is_placed else []
@@ -72,11 +72,11 @@ class ClaimFolder(Callback):
                     f"error: {group}={ascii(choice)} is part of the run's folder: name its file with "
                     "letters, digits, and _ - . : + between them."
                 )
-        claim_folder(lambda: Path(config.hydra.run.dir))
-        hold_folder(Path(config.hydra.run.dir))
+        self._folder = claim_folder(lambda: Path(config.hydra.run.dir))
+        hold_folder(self._folder)
 
     def on_run_end(self, config: DictConfig, **kwargs: Any) -> None:
-        give_back(Path(config.hydra.run.dir))
+        give_back(self._folder)
 
 
 def hold_folder(folder: Path) -> None:
@@ -87,13 +87,17 @@ def hold_folder(folder: Path) -> None:
         sys.exit(f"error: {error}")
 
 
-def claim_folder(folder: Callable[[], Path]) -> None:
-    """Make ``folder()``, which has the stamp's name; the stamp changes until nobody else has made it before."""
+def claim_folder(folder: Callable[[], Path]) -> Path:
+    """Make ``folder()``, which has the stamp's name; the stamp changes until nobody else has made it before.
+
+    Hydra and the other processes of a run have the stamp from the environment; in this one the folder is passed on.
+    """
     stamp, number = os.environ.get(_STAMP, ""), 1
-    while _is_new and folder().name == os.environ[_STAMP]:  # else the user has named the folder
+    while _is_new and (made := folder()).name == os.environ[_STAMP]:  # else the user has named the folder
         try:
-            folder().mkdir(parents=True)
-            return
+            made.mkdir(parents=True)
+            return made
         except FileExistsError:
             number += 1
             os.environ[_STAMP] = f"{stamp}_{number}"
+    return folder()

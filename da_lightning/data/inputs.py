@@ -8,7 +8,8 @@ from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import resize
 
-from da_lightning.data.folders import check_depth, check_pairs, find_images, open_image, read_list, upright_size
+from da_lightning.data.folders import check_pairs, find_images, read_list
+from da_lightning.data.images import check_depth, open_image, upright_size
 from da_lightning.data.labels import holds_ids, resized_ids
 from da_lightning.errors import DataError, UserError
 from da_lightning.files import copy_file, write_bytes, write_text

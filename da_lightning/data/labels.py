@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageFile
 from PIL.Image import Resampling
 
-from da_lightning.data.folders import open_image
+from da_lightning.data.images import open_image
 from da_lightning.errors import DataError
 
 _GRAY = ("1", "L", "LA", "P", "PA", "I", "I;16", "I;16B", "I;16L", "I;16N")

@@ -17,6 +17,7 @@ from da_lightning.data.loaders import TrainingLoader
 from da_lightning.data.samplers import PassSampler, ShardSampler
 from da_lightning.errors import DataError, UserError
 from da_lightning.names import shown
+from da_lightning.private.lightning import divides_data
 
 log = logging.getLogger(__name__)
 
@@ -184,8 +185,7 @@ class SourceTargetDataModule(L.LightningDataModule):
                     f"The set {name} has {size} samples, fewer than the {self._world_size} devices: take fewer, or add "
                     "samples."
                 )
-        connector = getattr(self.trainer, "_accelerator_connector", None)
-        if self._world_size > 1 and getattr(connector, "use_distributed_sampler", False):
+        if self._world_size > 1 and divides_data(self.trainer):
             raise UserError(
                 "Each device draws its own part of the data here: give L.Trainer(use_distributed_sampler=False), or it "
                 "would see a part of a part."

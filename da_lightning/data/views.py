@@ -14,7 +14,7 @@ from da_lightning.arguments import Size
 from da_lightning.data.samplers import Draw
 from da_lightning.data.source_target import Sizes
 
-Sample = dict[str, Any]
+Item = dict[str, Any]
 Interpolation = Literal["bilinear", "bicubic"]
 
 
@@ -60,7 +60,7 @@ class Resize:
         return (self.size[0], scaled) if height <= width else (scaled, self.size[0])
 
 
-class View(Dataset[Sample]):
+class View(Dataset[Item]):
     """A data set whose items have an ``image`` uint8 [3, H, W], as a loader sees it; images are float32 in [0, 1]."""
 
     def __init__(self, dataset: Any, resize: Resize) -> None:
@@ -91,21 +91,21 @@ class TrainingView(View):
         self.augment = augment
         self._cache: dict[Hashable, Any] | None = {} if cache else None
 
-    def __getitem__(self, draw: Draw) -> Sample:
+    def __getitem__(self, draw: Draw) -> Item:
         index, seed = draw
         with seeded(seed):
             return self.augmented(index)
 
-    def augmented(self, index: int) -> Sample:
-        """Sample ``index`` under the present draws; what else the set's items have is handed on."""
+    def augmented(self, index: int) -> Item:
+        """Item ``index`` under the present draws; what else the set's items have is handed on."""
         item = self.item(index)
         return item | {"image": self.as_float(self.augment(item["image"])), "index": index}
 
-    def item(self, index: int) -> Sample:
+    def item(self, index: int) -> Item:
         """The set's item ``index``, resized only."""
         return self.cached(index, lambda: self.resized(self.dataset[index]))
 
-    def resized(self, item: Sample) -> Sample:
+    def resized(self, item: Item) -> Item:
         return item | {"image": self.resize(item["image"])}
 
     def cached(self, key: Hashable, read: Callable[[], Any]) -> Any:
@@ -116,7 +116,7 @@ class TrainingView(View):
             self._cache[key] = read()
         return self._cache[key]
 
-    def unaugmented(self) -> Dataset[Sample]:
+    def unaugmented(self) -> Dataset[Item]:
         """The same images in order, resized only and without any label: what pseudo labels are made from."""
         return _Unaugmented(self)
 
@@ -126,13 +126,13 @@ class _Unaugmented(View):
         super().__init__(view.dataset, view.resize)
         self.view = view
 
-    def __getitem__(self, index: int) -> Sample:
+    def __getitem__(self, index: int) -> Item:
         return {"image": self.view.as_float(self.view.item(index)["image"]), "index": index}
 
 
 class EvaluationView(View):
     """Resized images, addressed by index; what else the set's items have is handed on."""
 
-    def __getitem__(self, index: int) -> Sample:
+    def __getitem__(self, index: int) -> Item:
         item = self.dataset[index]
         return item | {"image": self.as_float(self.resize(item["image"])), "index": index}

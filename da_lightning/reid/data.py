@@ -18,10 +18,11 @@ from torchvision.transforms.v2 import functional as TF
 from da_lightning.arguments import Share, Size
 from da_lightning.data import views
 from da_lightning.data.facts import DataFacts
-from da_lightning.data.folders import find_images, read_image
+from da_lightning.data.folders import find_images
+from da_lightning.data.images import read_image
 from da_lightning.data.samplers import PassSampler
 from da_lightning.data.source_target import SourceTargetDataModule
-from da_lightning.data.views import EvaluationView, Interpolation, Resize, Sample
+from da_lightning.data.views import EvaluationView, Interpolation, Item, Resize
 from da_lightning.errors import DataError, UserError
 from da_lightning.reid.camera_style_files import CameraStyles
 from da_lightning.reid.datasets import DISTRACTOR, PersonDataset, QueryGallery
@@ -273,7 +274,7 @@ class TrainingView(views.TrainingView):
         """Image ``index``, or ``file``, which takes its place."""
         return self.cached(file or index, lambda: read_image(file) if file else self.dataset[index]["image"])
 
-    def item(self, index: int, file: Path | None = None) -> Sample:
+    def item(self, index: int, file: Path | None = None) -> Item:
         return {"image": self.resize(self.read(index, file))}
 
 
@@ -314,13 +315,13 @@ class SourceView(TrainingView):
         self.versions = versions
         if translated is not None:
             self.details = {"images": "originals and translations" if keep_originals else "translations"}
-        self.persons = counted([dataset.persons[index] for index, _ in versions])
-        self.cameras = counted([dataset.cameras[index] for index, _ in versions])
+        self.persons = numbered([dataset.persons[index] for index, _ in versions])
+        self.cameras = numbered([dataset.cameras[index] for index, _ in versions])
 
     def __len__(self) -> int:
         return len(self.versions)
 
-    def augmented(self, index: int) -> Sample:
+    def augmented(self, index: int) -> Item:
         place, file = self.versions[index]
         image = self.augment(self.read(place, file))
         return {"image": image, "person": self.persons[index], "camera": self.cameras[index], "index": place}
@@ -336,15 +337,15 @@ class TargetView(TrainingView):
 
     def __init__(self, dataset: PersonDataset, augment: Augmentation, cache: bool) -> None:
         super().__init__(dataset, augment, cache)
-        self.cameras = counted(dataset.cameras)
+        self.cameras = numbered(dataset.cameras)
         self.styles: CameraStyles | None = None
 
-    def augmented(self, index: int) -> Sample:
+    def augmented(self, index: int) -> Item:
         file = self.styles.drawn(index) if self.styles else None
         return {"image": self.augment(self.read(index, file)), "camera": self.cameras[index], "index": index}
 
 
-def counted(numbers: Sequence[int]) -> list[int]:
+def numbered(numbers: Sequence[int]) -> list[int]:
     """``numbers`` replaced by 0, 1, ... in their order of size."""
     places = {number: place for place, number in enumerate(sorted(set(numbers)))}
     return [places[number] for number in numbers]

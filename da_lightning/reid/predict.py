@@ -15,7 +15,7 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import resize
 
 from da_lightning import names
-from da_lightning.data.folders import read_image
+from da_lightning.data.images import read_image
 from da_lightning.data.inputs import Input, check_numbers, find_inputs
 from da_lightning.data.views import Resize
 from da_lightning.errors import UserError
@@ -24,7 +24,7 @@ from da_lightning.reid.distances import comparable, smallest
 from da_lightning.reid.module import ReidModule
 from da_lightning.reid.ranking import nearest
 from da_lightning.reid.reranking import reranked_distances
-from da_lightning.training.progress import shown
+from da_lightning.training.progress import with_progress
 
 Ranking = tuple[Input, list[tuple[Input, float]]]
 """A query, and gallery images with their distances, nearest first."""
@@ -101,7 +101,7 @@ class Rank:
         resize = Resize(module.image_size, module.interpolation)
         batches = [items[start : start + self.batch_size] for start in range(0, len(items), self.batch_size)]
         features = []
-        for batch in shown(batches, what, len(batches)):
+        for batch in with_progress(batches, what, len(batches)):
             images = torch.stack([resize(read_image(item.image)) for item in batch])
             features.append(module.embed(images.to(module.device).float() / 255))
         return torch.cat(features)

@@ -13,7 +13,8 @@ from da_lightning.reid.translated import images_of
 from da_lightning.training.module import frozen
 from da_lightning.training.optimizers import optimizer_options
 from da_lightning.training.players import Backward, Batch, Player, Step, Term, Updates
-from da_lightning.translation.cyclegan import CycleGAN, Images
+from da_lightning.translation.cyclegan import CycleGAN
+from da_lightning.translation.module import ByDomain
 
 Negatives = Literal["paper", "tf_demo", "pytorch"]
 
@@ -113,7 +114,7 @@ class SPGAN(CycleGAN):
         yield Backward("discriminator", self.discriminator_terms(real, fake))
         yield Step("discriminator")
 
-    def contrastive_terms(self, player: str, real: Images, fake: Images, weight: float = 1.0) -> dict[str, Term]:
+    def contrastive_terms(self, player: str, real: ByDomain, fake: ByDomain, weight: float = 1.0) -> dict[str, Term]:
         """Similarity of each image and its translation, dissimilarity of domains, as ``player`` sees them."""
         shares = SHARES[self.negatives][player]
         images = torch.cat([real["source"], fake["target"], real["target"], fake["source"]])

@@ -18,6 +18,7 @@ from da_lightning.data.views import Resize
 from da_lightning.errors import UserError
 from da_lightning.files import RECORD, check_writable, damaged_images, write_png, write_text
 from da_lightning.training.callbacks import write_picture
+from da_lightning.training.phases import Phase
 from da_lightning.training.progress import tracked
 from da_lightning.training.strategy import failing_together
 from da_lightning.translation.data import EvaluationView, TrainingView, UnpairedImages
@@ -84,6 +85,8 @@ class TranslationWriter(L.Callback, ABC):
         original_size: Give translations the sizes of their originals; else they have the training's.
         count: Images in the picture.
     """
+
+    phase = Phase.WORK
 
     def __init__(self, original_size: bool = False, count: int = 10) -> None:
         self.original_size, self.count = original_size, count

@@ -16,7 +16,7 @@ from da_lightning.arguments import Size
 from da_lightning.data import views
 from da_lightning.data.facts import DataFacts
 from da_lightning.data.source_target import SourceTargetDataModule
-from da_lightning.data.views import Resize, Sample
+from da_lightning.data.views import Item, Resize
 from da_lightning.errors import DataError, UserError
 from da_lightning.files import read_png
 from da_lightning.segmentation.datasets import SegmentationDataset
@@ -225,7 +225,7 @@ class TrainingView(views.TrainingView):
         self.pseudo_labels: Path | None = None
         self.mining: Mining | None = None
 
-    def augmented(self, index: int) -> Sample:
+    def augmented(self, index: int) -> Item:
         image, label = self.plain(index)
         maps = {} if label is None else {"label": label}
         if self.pseudo_labels is not None:
@@ -239,7 +239,7 @@ class TrainingView(views.TrainingView):
         labels = {name: values if name == "validity" else values.long() for name, values in maps.items()}
         return {"image": self.as_float(image), "index": index, **labels}
 
-    def resized(self, item: Sample) -> Sample:
+    def resized(self, item: Item) -> Item:
         labels = {"label": resized_map(item["label"], self.size)} if "label" in item else {}
         return super().resized(item) | labels
 
@@ -269,14 +269,14 @@ class EvaluationView(views.EvaluationView):
             self._sizes = self.dataset.check_sizes() or set()
         return self._sizes
 
-    def __getitems__(self, indices: Sequence[int]) -> list[Sample]:
+    def __getitems__(self, indices: Sequence[int]) -> list[Item]:
         """What torch's loaders ask for a batch."""
         samples = [self[index] for index in indices]
         if len({sample["label"].shape for sample in samples}) > 1:
             raise DataError("Labels of several sizes make no batch: set data.eval_batch_size=1.")
         return samples
 
-    def __getitem__(self, index: int) -> Sample:
+    def __getitem__(self, index: int) -> Item:
         sample = super().__getitem__(index)
         return sample | {"label": sample["label"].long()}
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import torch
 
-from da_lightning.data.folders import read_image
+from da_lightning.data.images import read_image
 from da_lightning.data.inputs import Input, batches, check_numbers, with_shorter_side
 from da_lightning.files import write_png
 from da_lightning.segmentation.losses import upsampled
 from da_lightning.segmentation.module import SegmentationModule
-from da_lightning.training.progress import shown
+from da_lightning.training.progress import with_progress
 
 
 @dataclass
@@ -39,7 +39,7 @@ class Segment:
         """
         check_numbers(self, image_size=1, batch_size=1)
         groups = list(batches(inputs, self.batch_size))
-        for positions in shown(groups, "Labelling", len(groups)):
+        for positions in with_progress(groups, "Labelling", len(groups)):
             images = [read_image(inputs[i].image) for i in positions]
             seen = torch.stack([with_shorter_side(image, self.image_size) for image in images])
             logits = upsampled(module(seen.to(module.device) / 255), images[0].shape[-2:], module.align_corners)

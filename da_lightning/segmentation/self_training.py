@@ -20,7 +20,7 @@ from torch.optim.swa_utils import update_bn
 from torchvision.utils import make_grid
 
 from da_lightning.arguments import Share
-from da_lightning.data.folders import open_image
+from da_lightning.data.images import open_image
 from da_lightning.errors import CheckpointError, DataError, UserError
 from da_lightning.files import copy_file, damaged_images, dispensable, read_png, show_picture, write_png
 from da_lightning.segmentation.data import SegmentationDataModule

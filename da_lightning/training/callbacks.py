@@ -15,11 +15,13 @@ from torchvision.utils import make_grid
 
 from da_lightning.data.samplers import PassSampler
 from da_lightning.files import copy_file, show_picture
+from da_lightning.private.lightning import batches_begun_in_epoch, set_max_epochs
 from da_lightning.training.abilities import Draws, Overlays
 from da_lightning.training.checkpoints import SOURCE_ONLY
 from da_lightning.training.ema import averaged_weights
 from da_lightning.training.media import Media, MediaLogger, Overlay, Table
 from da_lightning.training.module import AdaptationModule
+from da_lightning.training.phases import Phase
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +32,8 @@ class StopAtIteration(L.Callback):
     Args:
         at_most: Or after so many, if they are fewer; that reaches stages, whose ``max_iters`` are their own.
     """
+
+    phase = Phase.WORK
 
     def __init__(self, at_most: PositiveInt | None = None) -> None:
         self.at_most = at_most
@@ -43,9 +47,9 @@ class StopAtIteration(L.Callback):
         # A number of epochs for the progress bar, in place of "Epoch 3/-2". Those of a run that goes on may have been
         # cut off, or of another length.
         length = int(trainer.num_training_batches)
-        inside = trainer.fit_loop.epoch_loop.batch_progress.current.ready % length  # of a checkpoint within an epoch
+        inside = batches_begun_in_epoch(trainer) % length  # of a checkpoint within an epoch
         left = self.length(pl_module) - cast(AdaptationModule, pl_module).iterations_done
-        trainer.fit_loop.max_epochs = trainer.current_epoch + max(0, math.ceil((left + inside) / length))
+        set_max_epochs(trainer, trainer.current_epoch + max(0, math.ceil((left + inside) / length)))
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -99,6 +103,8 @@ class SameBatches(L.Callback):
     Lightning's ``overfit_batches`` would bring its own sampler, whose samples have no seeds.
     """
 
+    phase = Phase.WORK
+
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         for loader in cast(dict, trainer.train_dataloader).values():
             cast(PassSampler, loader.sampler).is_frozen = True
@@ -106,6 +112,8 @@ class SameBatches(L.Callback):
 
 class ChannelsLast(L.Callback):
     """Stores convolution weights channels-last: same numbers up to rounding, often faster convolutions."""
+
+    phase = Phase.WORK
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         cast(AdaptationModule, pl_module).memory_format = torch.channels_last
@@ -118,6 +126,8 @@ class Pictures(L.Callback):
         every_n_epochs: How often training samples are drawn (also after the last epoch).
         count: Samples in a grid, one a row.
     """
+
+    phase = Phase.WORK
 
     def __init__(self, every_n_epochs: PositiveInt = 10, count: PositiveInt = 4) -> None:
         self.every_n_epochs, self.count = every_n_epochs, count

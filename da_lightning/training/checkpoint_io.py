@@ -9,14 +9,12 @@ from typing import Any
 
 import lightning.pytorch as L
 import torch
-from lightning.fabric.plugins.environments import SLURMEnvironment
 from lightning.pytorch.plugins import CheckpointIO, TorchCheckpointIO
-from lightning.pytorch.plugins.io.wrapper import _WrappingCheckpointIO
 from lightning.pytorch.strategies import Strategy
-from lightning.pytorch.trainer.connectors.checkpoint_connector import _CheckpointConnector
 
 from da_lightning.errors import CheckpointError, UserError
 from da_lightning.files import whole_file
+from da_lightning.private.lightning import load_as_given, write_through
 from da_lightning.training.checkpoints import LAST, PREVIOUS, read_checkpoint, write_tensors
 from da_lightning.training.strategy import failing_together
 
@@ -74,51 +72,12 @@ def with_own_io(plugins: Any, io: WholeCheckpoints) -> list[Any]:
     own = [plugin for plugin in kept if isinstance(plugin, CheckpointIO)]
     if not own:
         return [*kept, io]
-    innermost = own[0]
-    while isinstance(innermost, _WrappingCheckpointIO) and isinstance(innermost.checkpoint_io, _WrappingCheckpointIO):
-        innermost = innermost.checkpoint_io
-    if len(own) > 1 or not isinstance(innermost, _WrappingCheckpointIO) or innermost.checkpoint_io is not None:
+    if len(own) > 1 or not write_through(own[0], io):
         raise UserError(
             f"trainer.plugins has {type(own[0]).__name__}, which writes checkpoints itself: leave it out, since "
             "checkpoints are written here so that a full disk or a kill leaves the earlier one whole."
         )
-    innermost._checkpoint_io, innermost._base_checkpoint_io_configured = (
-        io,
-        True,
-    )  # the strategy would put torch's there
     return kept
-
-
-class _AsGiven(_CheckpointConnector):
-    """Loads the checkpoint that it is given, or none: neither ``best`` nor a ``hpc_ckpt_*.ckpt`` that lies there.
-
-    What does not fit is a :class:`~da_lightning.errors.CheckpointError`.
-    """
-
-    def _parse_ckpt_path(self, state_fn: Any, ckpt_path: Any, model_provided: bool, model_connected: bool) -> Any:
-        return ckpt_path
-
-    def resume_start(self, checkpoint_path: Any = None, weights_only: bool | None = None) -> None:
-        with _in_a_sentence(checkpoint_path):
-            super().resume_start(checkpoint_path, weights_only)
-
-    def restore_model(self) -> None:
-        with _in_a_sentence(self._ckpt_path):
-            super().restore_model()
-
-    def restore_callbacks(self) -> None:
-        with _in_a_sentence(self._ckpt_path):
-            super().restore_callbacks()
-
-    def restore_training_state(self) -> None:
-        with _in_a_sentence(self._ckpt_path):
-            super().restore_training_state()
-
-    def restore_optimizers(self) -> None:
-        saved, own = len(self._loaded_checkpoint["optimizer_states"]), len(self.trainer.optimizers)
-        if saved != own:  # Lightning would leave the rest as it is
-            raise ValueError(f"it has {saved} optimisers and this training {own}")
-        super().restore_optimizers()
 
 
 @contextmanager
@@ -136,15 +95,8 @@ def _in_a_sentence(path: Any) -> Iterator[None]:
 
 
 def take_charge_of_checkpoints(trainer: L.Trainer) -> None:
-    """Keep Lightning from checkpoints of its own choice: on SLURM it writes and loads some without being asked.
-
-    It would also put the job back into the queue on a signal, where the run is to end. What cannot be saved ends all
-    processes.
-    """
-    trainer._checkpoint_connector.__class__ = _AsGiven  # there is no public way
-    environment = trainer._accelerator_connector.cluster_environment
-    if isinstance(environment, SLURMEnvironment):
-        environment.auto_requeue = False
+    """Keep Lightning from checkpoints of its own choice; what cannot be saved ends all processes."""
+    load_as_given(trainer, _in_a_sentence)
     trainer.strategy.save_checkpoint = SavingTogether(trainer.strategy)  # type: ignore[method-assign]
 
 

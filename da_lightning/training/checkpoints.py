@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from da_lightning.errors import CheckpointError
+from da_lightning.private.lightning import batches_in
 
 log = logging.getLogger(__name__)
 
@@ -136,18 +137,9 @@ def newest_training(folder: Path) -> tuple[Path, dict[str, Any]] | None:
         "%s The run continues from %s, after iteration %s: what came later, one epoch at most, is trained again.",
         what,
         previous,
-        iterations_in(content),
+        batches_in(content),
     )
     return previous, content
-
-
-def iterations_in(content: Mapping[str, Any]) -> int | None:
-    """Iterations that the training in a checkpoint has done; ``None`` where it has no training."""
-    try:
-        done = content["loops"]["fit_loop"]["epoch_loop.batch_progress"]["total"]["ready"]
-    except (LookupError, TypeError):
-        return None
-    return done if isinstance(done, int) else None
 
 
 def check_resumable(path: str | Path, content: Mapping[str, Any], module: nn.Module, is_averaged: bool) -> None:
@@ -157,7 +149,7 @@ def check_resumable(path: str | Path, content: Mapping[str, Any], module: nn.Mod
         CheckpointError: Weights without a training, of another class list, method or network, an average that the
             training would go on without, or more iterations than it is to have.
     """
-    done = iterations_in(content)
+    done = batches_in(content)
     if not {"state_dict", "optimizer_states", "lr_schedulers", "loops"} <= content.keys() or done is None:
         raise CheckpointError(
             f"{path} holds weights at most and no training that could go on: begin a new one with "

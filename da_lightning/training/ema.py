@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import lightning.pytorch as L
 from lightning.pytorch.callbacks import WeightAveraging
@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from da_lightning.errors import UserError
+from da_lightning.private.lightning import average_of, drop_average, swap_average
+from da_lightning.training.phases import Phase
 
 
 class AveragedWeights(WeightAveraging):
@@ -24,6 +26,8 @@ class AveragedWeights(WeightAveraging):
             forget their first weights.
     """
 
+    phase = Phase.AVERAGE
+
     def __init__(self, decay: float = 0.999) -> None:
         if not 0 <= decay < 1:
             raise UserError(f"callbacks.ema.decay={decay} is no decay: give a number from 0 up to, not including, 1.")
@@ -31,7 +35,7 @@ class AveragedWeights(WeightAveraging):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if stage == TrainerFn.FITTING:
-            self._average_model = None  # too early to copy the module, whose own setup comes later and may make weights
+            drop_average(self)  # too early to copy the module, whose own setup comes later and may make weights
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._begin(trainer, pl_module).to(pl_module.device)
@@ -43,19 +47,18 @@ class AveragedWeights(WeightAveraging):
             super().on_load_checkpoint(trainer, pl_module, checkpoint)
 
     def _begin(self, trainer: L.Trainer, module: L.LightningModule) -> nn.Module:
-        if self._average_model is None:
+        if average_of(self) is None:
             super().setup(trainer, module, "fit")
-        assert self._average_model is not None
-        return self._average_model
+        return cast(nn.Module, average_of(self))
 
     @contextmanager
     def swapped_in(self, module: L.LightningModule) -> Iterator[None]:
         """Inside, ``module`` has the average; what is changed in it (statistics, say) stays in the average."""
-        self._swap_models(module)
+        swap_average(self, module)
         try:
             yield
         finally:
-            self._swap_models(module)
+            swap_average(self, module)
 
 
 @contextmanager

@@ -9,7 +9,6 @@ from functools import cache, wraps
 from pathlib import Path
 from typing import Any, cast
 
-from lightning.fabric.loggers.logger import _DummyExperiment
 from lightning.pytorch.core.saving import save_hparams_to_yaml
 from lightning.pytorch.loggers import CSVLogger, Logger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
@@ -17,6 +16,7 @@ from lightning.pytorch.loggers.logger import rank_zero_experiment
 
 from da_lightning.errors import UserError
 from da_lightning.files import DiskError, dispensable, whole_file, write_text
+from da_lightning.private.lightning import NoExperiment, open_as, opened
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ def _attempted(method: Callable, name: str) -> Callable:
     @wraps(method)
     def attempt(self: Any, *arguments: Any, **options: Any) -> Any:
         if vars(self).get("_has_failed") and name not in _CLOSING:
-            return _DummyExperiment() if name == "experiment" else None
+            return NoExperiment() if name == "experiment" else None
         try:
             return method(self, *arguments, **options)
         except Exception as error:
@@ -61,7 +61,7 @@ def _attempted(method: Callable, name: str) -> Callable:
                 log.warning(
                     "%s records nothing further, and the run continues without it: %s", type(self).__name__, reason
                 )
-            return _DummyExperiment() if name == "experiment" else None
+            return NoExperiment() if name == "experiment" else None
 
     return attempt
 
@@ -97,9 +97,7 @@ class MetricsFile(CSVLogger):
     @property
     @rank_zero_experiment
     def experiment(self) -> ExperimentWriter:
-        if self._experiment is None:
-            self._experiment = _Writer(self.log_dir)
-        return cast(ExperimentWriter, self._experiment)
+        return opened(self) or open_as(self, _Writer(self.log_dir))
 
 
 class _Writer(ExperimentWriter):

@@ -13,6 +13,7 @@ from torch.nn.utils import clip_grad_norm_
 
 from da_lightning.arguments import Seed
 from da_lightning.errors import UserError
+from da_lightning.private.lightning import batch_number, batches_done, trainer_of
 from da_lightning.seeds import mixed_seed
 from da_lightning.training.checkpoints import without_origins
 from da_lightning.training.ema import averaged_weights
@@ -140,27 +141,29 @@ class AdaptationModule(L.LightningModule):
 
     @property
     def iteration(self) -> int:
-        """Batches trained on so far, over all epochs and resumes (``trainer.global_step`` counts optimiser steps)."""
-        return self.trainer.fit_loop.total_batch_idx if self._trainer is not None else 0
+        """The number, from 0, of the batch in progress or else the last one, over all epochs and resumes."""
+        trainer = trainer_of(self)
+        return batch_number(trainer) if trainer is not None else 0
 
     @property
     def iterations_done(self) -> int:
-        """The same after a batch, before the next: how many it was, the last one included."""
-        return self.iteration + 1
+        """Batches whose step has been done, over all epochs and resumes; in any hook, and before and after training."""
+        trainer = trainer_of(self)
+        return batches_done(trainer) if trainer is not None else 0
 
     def configure_model(self) -> None:
         # Before DDP looks at the weights.
         if self.memory_format is not None:
             self.to(memory_format=self.memory_format)
-        if self._trainer is not None and self.trainer.precision in CONVERTED:
+        if trainer_of(self) is not None and self.trainer.precision in CONVERTED:
             cast_inputs(self)
 
     def configure_optimizers(self) -> Any:
-        if self._trainer is not None:
+        if trainer_of(self) is not None:
             check_whole_parameters(self.trainer.strategy)
         self._players = self.players()
-        self._following = Following(self, self._players)
-        is_scaled = getattr(getattr(self._trainer, "precision_plugin", None), "scaler", None) is not None
+        self._following = Following(self, self.teachers(), self._players)
+        is_scaled = getattr(getattr(trainer_of(self), "precision_plugin", None), "scaler", None) is not None
         if is_scaled and self.accumulate > 1 and len(self._players) > 1:
             raise UserError(
                 f"trainer.precision=16-mixed scales losses anew after each player's step, and method.accumulate="
@@ -177,7 +180,7 @@ class AdaptationModule(L.LightningModule):
         """Record the class, and leave out what training began from: the weights are all that a rebuilt method needs."""
         self._check_weights()
         checkpoint["method"] = f"{type(self).__module__}.{type(self).__qualname__}"
-        if teachers := recorded_teachers(self):
+        if teachers := recorded_teachers(self, self.teachers()):
             checkpoint["teachers"] = teachers
         if "hyper_parameters" in checkpoint:
             checkpoint["hyper_parameters"] = without_origins(checkpoint["hyper_parameters"])
@@ -266,7 +269,8 @@ class AdaptationModule(L.LightningModule):
     def _check_weights(self) -> None:
         """A gradient can be NaN where its loss is not: no checkpoint may hold what it makes of the weights."""
         broken = [name for name, parameter in self.named_parameters() if not parameter.isfinite().all()]
-        if not broken if self._trainer is None else self.trainer.strategy.reduce_boolean_decision(not broken, all=True):
+        trainer = trainer_of(self)
+        if not broken if trainer is None else trainer.strategy.reduce_boolean_decision(not broken, all=True):
             return
         what = broken[0] if broken else "A weight on another rank"
         raise NotFiniteError(f"{what} is not finite after iteration {self.iteration}, for a gradient was not")

@@ -13,10 +13,11 @@ from rich.progress import track
 from da_lightning.stopping import check
 from da_lightning.training.callbacks import StopAtIteration
 from da_lightning.training.module import AdaptationModule
+from da_lightning.training.phases import Phase
 
 log = logging.getLogger(__name__)
 
-Item = TypeVar("Item")
+T = TypeVar("T")
 
 EVERY, LATER, SETTLED = 30.0, 60.0, 300.0
 """Seconds between two lines at first and later, and when that begins."""
@@ -58,6 +59,8 @@ class ProgressLines(L.Callback):
 
     Validations and tests get lines while they last that long.
     """
+
+    phase = Phase.WORK
 
     def __init__(self) -> None:
         self._clock: _Clock | None = None
@@ -110,7 +113,7 @@ class ProgressLines(L.Callback):
             _say_part(what, self._evaluated, self._evaluation, log.info)
 
 
-def tracked(trainer: L.Trainer, items: Iterable[Item], what: str, total: int, draw: bool = True) -> Iterator[Item]:
+def tracked(trainer: L.Trainer, items: Iterable[T], what: str, total: int, draw: bool = True) -> Iterator[T]:
     """``items`` of a loop of our own, with the progress that the trainer's callbacks stand for: a bar, lines, nothing.
 
     Args:
@@ -128,20 +131,20 @@ def tracked(trainer: L.Trainer, items: Iterable[Item], what: str, total: int, dr
         yield from items
 
 
-def _stoppable(items: Iterable[Item]) -> Iterator[Item]:
+def _stoppable(items: Iterable[T]) -> Iterator[T]:
     for item in items:
         check()
         yield item
 
 
-def shown(items: Iterable[Item], what: str, total: int) -> Iterator[Item]:
+def with_progress(items: Iterable[T], what: str, total: int) -> Iterator[T]:
     """The same for a command without a trainer: a bar on a terminal, printed lines elsewhere."""
     if has_terminal():
         return iter(track(items, what, total))
     return with_lines(items, what, total, lambda line, *values: print(line % values, flush=True))
 
 
-def with_lines(items: Iterable[Item], what: str, total: int, say: Callable[..., None]) -> Iterator[Item]:
+def with_lines(items: Iterable[T], what: str, total: int, say: Callable[..., None]) -> Iterator[T]:
     """``items``, and a line now and then while they last."""
     clock = _Clock(total)
     for done, item in enumerate(items):

@@ -15,6 +15,7 @@ from da_lightning.errors import UserError
 from da_lightning.training.abilities import Selects
 from da_lightning.training.ema import averaged_weights
 from da_lightning.training.module import AdaptationModule
+from da_lightning.training.phases import Phase
 from da_lightning.training.progress import tracked
 from da_lightning.training.scores import SelectionScore
 
@@ -45,6 +46,8 @@ class Selection(ModelCheckpoint):
         max_images: Target images that are looked at, spread evenly over the set; ``None`` is all.
         temperature: Of ``snd``.
     """
+
+    phase = Phase.SELECTION
 
     def __init__(
         self,

@@ -4,14 +4,18 @@ from pathlib import Path
 from typing import Any, cast
 
 import lightning.pytorch as L
-from lightning.fabric.strategies.launchers.subprocess_script import _ChildProcessObserver
 
-from da_lightning.stopping import Progress, attend, check, has_ranks, is_stopping
+from da_lightning.private.lightning import leave_signals_alone, started_processes
+from da_lightning.stop_message import Progress
+from da_lightning.stopping import attend, check, has_ranks, is_stopping
 from da_lightning.training.module import AdaptationModule
+from da_lightning.training.phases import Phase
 
 
 class StopAtSignal(L.Callback):
     """Stops between two batches; an epoch whose last batch is done is saved first."""
+
+    phase = Phase.SIGNALS
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -28,7 +32,7 @@ class StopAtSignal(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.progress.doing = self.name
-        self.progress.done = cast(AdaptationModule, pl_module).iteration
+        self.progress.done = cast(AdaptationModule, pl_module).iterations_done
         if trainer.ckpt_path is not None:
             self.progress.saved = self.progress.done
         check()
@@ -78,19 +82,7 @@ class StopAtSignal(L.Callback):
         return found.st_mtime_ns, found.st_ino
 
 
-_terminate_all = _ChildProcessObserver._terminate_all
-
-
-def _terminate_unless_stopping(observer: _ChildProcessObserver) -> None:
-    if not is_stopping():
-        _terminate_all(observer)
-
-
 def take_signals_from(trainer: L.Trainer) -> None:
-    """Turn off Lightning's handlers: they save in the middle of an epoch, requeue, and call collectives in a signal.
-
-    Its observer kills all processes when one has ended with an error; not while they stop.
-    """
-    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
-    _ChildProcessObserver._terminate_all = _terminate_unless_stopping  # type: ignore[assignment,method-assign]
-    has_ranks(lambda: getattr(trainer.strategy.launcher, "procs", ()))
+    """Leave signals to :mod:`da_lightning.stopping` alone."""
+    leave_signals_alone(trainer, is_stopping)
+    has_ranks(lambda: started_processes(trainer))

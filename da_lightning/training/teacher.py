@@ -3,8 +3,9 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
+import lightning.pytorch as L
 import torch
 from pydantic import Field
 from torch import Tensor, nn
@@ -13,12 +14,10 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from da_lightning.arguments import checked_arguments
 from da_lightning.errors import UserError
+from da_lightning.private.lightning import trainer_of
 from da_lightning.training.ema import AveragedWeights
 from da_lightning.training.players import Player
 from da_lightning.training.precision import CONVERTED
-
-if TYPE_CHECKING:
-    from da_lightning.training.module import AdaptationModule
 
 
 class Teacher(nn.Module):
@@ -142,17 +141,23 @@ def build_teacher(network: nn.Module, options: Mapping[str, Any]) -> Teacher:
 class Following:
     """What the training step does for a method's teachers: each follows the player that moves its student.
 
+    Args:
+        module: The method.
+        teachers: By the name of the network that each averages.
+        players: By name.
+
     Raises:
         UserError: The training averages its weights besides, or has a precision that averages cannot have.
         RuntimeError: No player moves a student, or several do.
     """
 
-    def __init__(self, module: "AdaptationModule", players: Mapping[str, Player]) -> None:
+    def __init__(
+        self, module: L.LightningModule, teachers: Mapping[str, Teacher], players: Mapping[str, Player]
+    ) -> None:
         self._followers: dict[str, list[tuple[Teacher, nn.Module]]] = {name: [] for name in players}
-        trainer, teachers = module._trainer, module.teachers()
-        if trainer is not None:
+        if (trainer := trainer_of(module)) is not None:
             callbacks = trainer.callbacks  # type: ignore[attr-defined]
-            check_one_average(module, any(isinstance(callback, AveragedWeights) for callback in callbacks))
+            check_one_average(teachers, any(isinstance(callback, AveragedWeights) for callback in callbacks))
             if teachers and trainer.precision in CONVERTED and trainer.precision != "64-true":
                 raise UserError(
                     f"trainer.precision={trainer.precision} would round away what an update changes in the weights of "
@@ -192,23 +197,23 @@ class Following:
                 teacher.follow(student)
 
 
-def check_one_average(module: "AdaptationModule", is_averaged: bool) -> None:
+def check_one_average(teachers: Mapping[str, Teacher], is_averaged: bool) -> None:
     """Refuse a teacher in a training that averages its weights, and the teacher with them.
 
     Raises:
         UserError: Both are asked for.
     """
-    if is_averaged and module.teachers():
+    if is_averaged and teachers:
         raise UserError(
-            f"{type(module).__name__} has a teacher, an average of its own, which callbacks=ema would average once "
-            "more: leave out callbacks=ema; method.teacher.test_with=teacher tests the teacher."
+            f"The method's {', '.join(teachers)} has a teacher, an average of its own, which callbacks=ema would "
+            "average once more: leave out callbacks=ema; method.teacher.test_with=teacher tests the teacher."
         )
 
 
-def recorded_teachers(module: "AdaptationModule") -> dict[str, str | None]:
+def recorded_teachers(module: nn.Module, teachers: Mapping[str, Teacher]) -> dict[str, str | None]:
     """By the names of its teachers: the network that each is tested in place of, if any; for checkpoints."""
     named = {name: part for name, part in module.named_modules() if isinstance(part, Teacher)}
-    students = {id(teacher): name for name, teacher in module.teachers().items()}
+    students = {id(teacher): name for name, teacher in teachers.items()}
     return {
         name: students.get(id(teacher)) if teacher.test_with == "teacher" else None for name, teacher in named.items()
     }

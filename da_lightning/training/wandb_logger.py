@@ -13,6 +13,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 
 from da_lightning.errors import UserError
+from da_lightning.private.lightning import artifacts_of, open_as, opened, set_artifacts, wandb_options
 from da_lightning.training.callbacks import tests_source_only
 from da_lightning.training.media import Media, Overlay, Table
 from da_lightning.training.module import AdaptationModule
@@ -66,7 +67,7 @@ class WandbLogger(LightningWandbLogger):
             # Lightning's ``offline`` would set an environment variable for all later runs, and refuse checkpoints.
             mode="offline" if offline else None,
         )
-        del self._wandb_init["anonymous"]  # W&B warns of it, even of None
+        del wandb_options(self)["anonymous"]  # W&B warns of it, even of None
         self._module: AdaptationModule | None = None
         self._has_configuration = False
         self._defined: set[str] = set()
@@ -77,25 +78,25 @@ class WandbLogger(LightningWandbLogger):
     def experiment(self) -> Any:
         import wandb
 
-        if self._experiment is None:
+        if opened(self) is None:
             os.environ.setdefault("WANDB_SILENT", "true")  # its summary would push the results off the screen
             # Images of tables, until they are sent: with the run, and not in the home folder.
             os.environ.setdefault("WANDB_DATA_DIR", str(Path(cast(str, self.save_dir), "wandb").absolute()))
             try:
                 if self._is_online() and not wandb.login(prompt=False, verify=False):
                     raise wandb.Error("there is no API key")  # wandb.init would ask on a terminal, and wait
-                self._experiment = wandb.init(**self._wandb_init, settings=self._patience())
+                run = open_as(self, wandb.init(**wandb_options(self), settings=self._patience()))
             except (wandb.Error, OSError) as error:
                 raise UserError(
                     f"logger=wandb cannot begin a run ({' '.join(str(error).split())}): set logger.offline=true, or "
                     "log in with `wandb login` and check the network."
                 ) from None
-            self._experiment.define_metric("iteration", hidden=True)
-            self._experiment.define_metric("*", step_metric="iteration")
-        return self._experiment
+            run.define_metric("iteration", hidden=True)
+            run.define_metric("*", step_metric="iteration")
+        return opened(self)
 
     def _is_online(self) -> bool:
-        return self._wandb_init["mode"] is None and os.environ.get("WANDB_MODE", "online") == "online"
+        return wandb_options(self)["mode"] is None and os.environ.get("WANDB_MODE", "online") == "online"
 
     def _patience(self) -> Any:
         """How long to wait for the network; unsent data stay on the disk, for ``wandb sync``."""
@@ -148,14 +149,14 @@ class WandbLogger(LightningWandbLogger):
 
     def finalize(self, status: str) -> None:
         # Where weights are selected, these are the result, and the last ones would pass for the best.
-        selecting = {key: callback for key, callback in self._checkpoint_callbacks.items() if callback.monitor}
-        self._checkpoint_callbacks = selecting or self._checkpoint_callbacks
+        if selecting := {key: callback for key, callback in artifacts_of(self).items() if callback.monitor}:
+            set_artifacts(self, selecting)
         super().finalize(status)
 
     @rank_zero_only
     def close(self, failed: bool) -> None:
-        if self._experiment is not None:
-            self._experiment.finish(exit_code=int(failed))
+        if opened(self) is not None:
+            opened(self).finish(exit_code=int(failed))
         os.environ.pop("WANDB_DATA_DIR", None)
         if self._data_dir is not None:
             os.environ["WANDB_DATA_DIR"] = self._data_dir

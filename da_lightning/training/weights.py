@@ -71,10 +71,10 @@ def load_pretrained(
     for old, new in (renamed or {}).items():
         state = {new + name.removeprefix(old) if name.startswith(old) else name: state[name] for name in state}
     own = network.state_dict()
-    names = counted(backbone)
+    names = required(backbone)
     fitting = {name: state[name] for name in names if name in state and state[name].shape == own[name].shape}
     missing = some_of(name for name in names if name not in fitting)
-    surplus = some_of(name for name in counted(state) if name not in fitting)
+    surplus = some_of(name for name in required(state) if name not in fitting)
     if len(fitting) < 0.95 * len(names):
         raise CheckpointError(
             f"Expected the backbone of {kind} in {pretrained}, but only {len(fitting)} of {len(names)} entries fit by "
@@ -97,8 +97,8 @@ def check_children(module: nn.Module, state: Mapping[str, Any], path: str | Path
     """
     children = {name.partition(".")[0] for name in state}
     own = {name: value for name, value in module.state_dict().items() if name.partition(".")[0] in children}
-    missing = [name for name in counted(own) if name not in state]
-    surplus = [name for name in counted(state) if name not in own]
+    missing = [name for name in required(own) if name not in state]
+    surplus = [name for name in required(state) if name not in own]
     differing = [n for n in own if n in state and getattr(state[n], "shape", None) != own[n].shape]
     if missing or surplus or differing or not own:
         raise CheckpointError(
@@ -137,7 +137,7 @@ def tested_weights(content: Mapping[str, Any]) -> dict[str, Any]:
     return folded({str(name): value for name, value in state.items()})
 
 
-def counted(names: Iterable[str]) -> list[str]:
+def required(names: Iterable[str]) -> list[str]:
     """Names that any file must have: old ones do not count batches."""
     return [name for name in names if not name.endswith("num_batches_tracked")]  # absent from files before torch 0.4.1
 

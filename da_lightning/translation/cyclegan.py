@@ -14,7 +14,7 @@ from da_lightning.training.players import Backward, Batch, Player, Step, Term, U
 from da_lightning.translation.image_pool import ImagePool
 from da_lightning.translation.linear_decay import LinearDecayTranslation
 from da_lightning.translation.losses import l1
-from da_lightning.translation.module import DOMAINS, Domain, other
+from da_lightning.translation.module import DOMAINS, ByDomain, Domain, other
 from da_lightning.translation.networks.cyclegan import (
     GeneratorName,
     PatchDiscriminator,
@@ -27,7 +27,6 @@ from da_lightning.translation.weights import load_weights
 
 FAKE, REAL = 0.0, 1.0
 
-Images = dict[Domain, Tensor]
 """By domain."""
 
 
@@ -106,15 +105,15 @@ class CycleGAN(LinearDecayTranslation):
         yield Backward("discriminator", self.discriminator_terms(real, fake))
         yield Step("discriminator")
 
-    def fakes(self, real: Images) -> Images:
+    def fakes(self, real: ByDomain) -> ByDomain:
         """Translations by the domain that they are in."""
         return {domain: self.generators[domain](real[other(domain)]) for domain in DOMAINS}
 
-    def generator_terms(self, real: Images) -> tuple[Images, dict[str, Term]]:
+    def generator_terms(self, real: ByDomain) -> tuple[ByDomain, dict[str, Term]]:
         """The translations of ``real``, and what the generators minimise."""
         terms: dict[str, Term] = {}
         if self.identity_weight:
-            fake: Images = {}
+            fake: ByDomain = {}
             for domain in DOMAINS:
                 # One call for both, which norms over single samples do not notice.
                 both = self.generators[domain](torch.cat([real[other(domain)], real[domain]]))
@@ -130,7 +129,7 @@ class CycleGAN(LinearDecayTranslation):
             terms[f"adversarial_{domain}"] = Term(gan_loss(score, REAL, self.gan))
         return fake, terms
 
-    def discriminator_terms(self, real: Images, fake: Images) -> dict[str, Term]:
+    def discriminator_terms(self, real: ByDomain, fake: ByDomain) -> dict[str, Term]:
         """What the discriminators minimise; ``fake`` gets no gradient and goes through the pools."""
         terms = {}
         for domain in DOMAINS:

@@ -15,7 +15,7 @@ from da_lightning.arguments import Size
 from da_lightning.data import views
 from da_lightning.data.facts import DataFacts
 from da_lightning.data.source_target import SourceTargetDataModule
-from da_lightning.data.views import Interpolation, Resize, Sample
+from da_lightning.data.views import Interpolation, Item, Resize
 from da_lightning.errors import DataError, UserError
 from da_lightning.translation.datasets import AlignedImages, Images
 
@@ -183,7 +183,7 @@ class _View(views.View):
     def as_float(self, image: Tensor) -> Tensor:
         return image.float() / 127.5 - 1
 
-    def __getitems__(self, draws: Sequence[Any]) -> list[Sample]:
+    def __getitems__(self, draws: Sequence[Any]) -> list[Item]:
         """What torch's loaders ask for a batch."""
         samples = [self[draw] for draw in draws]
         sizes = {f"{width}x{height}" for _, height, width in (sample["image"].shape for sample in samples)}
@@ -216,7 +216,7 @@ class TrainingView(_View, views.TrainingView):
                 raise DataError(_too_small("A training image", size, crop))
         return {(crop[0], crop[1])}
 
-    def item(self, index: int) -> Sample:
+    def item(self, index: int) -> Item:
         item = super().item(index)
         sides, crop = item["image"].shape[1:], self.augment.crop_size
         if crop is not None and (sides[0] < crop[0] or sides[1] < crop[1]):

@@ -12,7 +12,7 @@ from da_lightning.training.module import frozen
 from da_lightning.training.players import Backward, Batch, Group, Player, Step, Term, Updates
 from da_lightning.translation.linear_decay import LinearDecayTranslation
 from da_lightning.translation.losses import discriminator_loss, generator_loss, l1, mean_square
-from da_lightning.translation.module import DOMAINS, Domain, other
+from da_lightning.translation.module import DOMAINS, ByDomain, Domain, other
 from da_lightning.translation.networks.discriminators import MultiScaleDiscriminator
 from da_lightning.translation.networks.drit import (
     SLOPE,
@@ -26,8 +26,6 @@ from da_lightning.translation.networks.drit import (
     official_state,
 )
 from da_lightning.translation.weights import load_weights
-
-Images = dict[Domain, Tensor]
 
 CONTENT_LABELS: dict[Domain, float] = {"source": 0.0, "target": 1.0}
 """What the content discriminator calls the domains; the encoder wants to hear 0.5."""
@@ -193,7 +191,7 @@ class DRIT(LinearDecayTranslation):
         yield Backward("generator", self._random_terms(again, drawn))
         yield Step("generator")
 
-    def _halves(self, batch: dict[str, dict[str, Tensor]]) -> tuple[Images, Images]:
+    def _halves(self, batch: dict[str, dict[str, Tensor]]) -> tuple[ByDomain, ByDomain]:
         images = self.images(batch)
         count = len(images["source"]) // 2
         if count == 0:
@@ -203,10 +201,10 @@ class DRIT(LinearDecayTranslation):
             {domain: image[count : 2 * count] for domain, image in images.items()},
         )
 
-    def _contents(self, images: Images) -> Images:
+    def _contents(self, images: ByDomain) -> ByDomain:
         return {domain: self.content_encoder(images[domain], domain) for domain in DOMAINS}
 
-    def _styles(self, images: Images) -> tuple[Images, dict[str, Term]]:
+    def _styles(self, images: ByDomain) -> tuple[ByDomain, dict[str, Term]]:
         """Attribute codes, drawn where they are distributions, and their divergences from N(0, 1)."""
         styles, terms = {}, {}
         for domain in DOMAINS:
@@ -221,7 +219,7 @@ class DRIT(LinearDecayTranslation):
             terms[f"kl_{domain}"] = Term(kl, self.kl_weight)
         return styles, terms
 
-    def _random_translations(self, contents: Images, drawn: list[Tensor]) -> dict[Domain, tuple[Tensor, ...]]:
+    def _random_translations(self, contents: ByDomain, drawn: list[Tensor]) -> dict[Domain, tuple[Tensor, ...]]:
         """For each of ``drawn``, the images that have it as attribute code and content from the other domain."""
         count = len(drawn)
         return {
@@ -231,14 +229,14 @@ class DRIT(LinearDecayTranslation):
             for domain in DOMAINS
         }
 
-    def _content_terms(self, contents: Images) -> dict[str, Term]:
+    def _content_terms(self, contents: ByDomain) -> dict[str, Term]:
         return {
             domain: Term(gan_loss(self.content_discriminator(contents[domain]), CONTENT_LABELS[domain], "vanilla"))
             for domain in DOMAINS
         }
 
     def _discriminator_terms(
-        self, images: Images, shown: Images, translations: Images, random: dict[Domain, tuple[Tensor, ...]]
+        self, images: ByDomain, shown: ByDomain, translations: ByDomain, random: dict[Domain, tuple[Tensor, ...]]
     ) -> dict[str, Term]:
         terms = {}
         for domain in DOMAINS:

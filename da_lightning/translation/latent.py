@@ -11,26 +11,24 @@ from da_lightning.training.module import frozen
 from da_lightning.training.players import Backward, Batch, Group, Player, Step, Term, Updates
 from da_lightning.training.schedules import steps
 from da_lightning.translation.losses import discriminator_loss, generator_loss, l1
-from da_lightning.translation.module import DOMAINS, Domain, TranslationModule, other
+from da_lightning.translation.module import DOMAINS, ByDomain, TranslationModule, other
 from da_lightning.translation.networks.discriminators import MultiScaleDiscriminator
 from da_lightning.translation.networks.initial_weights import initialise
 from da_lightning.translation.networks.vgg import PerceptualDistance
 from da_lightning.translation.weights import load_weights, nvlabs_state
 
-Images = dict[Domain, Tensor]
-
 
 class Forward(NamedTuple):
     """A forward pass of the generators; each entry is under the domain in which it lies."""
 
-    codes: Images
+    codes: ByDomain
     """Of the images."""
-    reconstructions: Images
-    translations: Images
+    reconstructions: ByDomain
+    translations: ByDomain
     """Into the domain, of the other one's images."""
-    styles: Images
+    styles: ByDomain
     """Of the images, where the method has styles."""
-    drawn: Images
+    drawn: ByDomain
     """The styles of the translations."""
 
 
@@ -92,11 +90,11 @@ class LatentTranslation(TranslationModule):
 
     # -- what a method says ------------------------------------------------------------------------------------------
 
-    def forward_pass(self, images: Images) -> Forward:
+    def forward_pass(self, images: ByDomain) -> Forward:
         """Encode all images, and decode each code into both domains."""
         raise NotImplementedError
 
-    def latent_terms(self, images: Images, forward: Forward) -> dict[str, Term]:
+    def latent_terms(self, images: ByDomain, forward: Forward) -> dict[str, Term]:
         """The generators' terms beyond those that both methods have."""
         raise NotImplementedError
 
@@ -135,7 +133,7 @@ class LatentTranslation(TranslationModule):
         yield Backward("generator", self._generator_terms(images, forward))
         yield Step("generator")
 
-    def _discriminator_terms(self, images: Images, forward: Forward) -> dict[str, Term]:
+    def _discriminator_terms(self, images: ByDomain, forward: Forward) -> dict[str, Term]:
         return {
             f"adversarial_{domain}": Term(
                 discriminator_loss(self.discriminators[domain], images[domain], forward.translations[domain], self.gan),
@@ -144,7 +142,7 @@ class LatentTranslation(TranslationModule):
             for domain in DOMAINS
         }
 
-    def _generator_terms(self, images: Images, forward: Forward) -> dict[str, Term]:
+    def _generator_terms(self, images: ByDomain, forward: Forward) -> dict[str, Term]:
         terms = {}
         for domain in DOMAINS:
             with frozen(self.discriminators):

@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 
 Domain = Literal["source", "target"]
 DOMAINS: tuple[Domain, Domain] = ("source", "target")
+ByDomain = dict[Domain, Tensor]
+"""Images, codes or styles of a batch."""
 
 DITHER = 1 / 255
 """Deviation of the noise on constant images: stacked instance norms raise their gradients to infinity."""

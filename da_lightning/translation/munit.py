@@ -7,9 +7,9 @@ from pydantic import NonNegativeInt, PositiveInt
 from torch import Size, Tensor, nn
 
 from da_lightning.training.module import Term
-from da_lightning.translation.latent import Forward, Images, LatentTranslation
+from da_lightning.translation.latent import Forward, LatentTranslation
 from da_lightning.translation.losses import l1
-from da_lightning.translation.module import DOMAINS, Domain, other
+from da_lightning.translation.module import DOMAINS, ByDomain, Domain, other
 from da_lightning.translation.networks.munit import MUNITGenerator
 
 
@@ -53,7 +53,7 @@ class MUNIT(LatentTranslation):
         assert style is not None
         return self._generator(to).decode(self._generator(other(to)).content_encoder(image), style)
 
-    def forward_pass(self, images: Images) -> Forward:
+    def forward_pass(self, images: ByDomain) -> Forward:
         drawn = {domain: self.noise(Size((len(images[domain]), self.style_dim))) for domain in DOMAINS}
         contents = {domain: self._generator(domain).content_encoder(images[domain]) for domain in DOMAINS}
         styles = {domain: self.encode_style(images[domain], domain) for domain in DOMAINS}
@@ -63,7 +63,7 @@ class MUNIT(LatentTranslation):
             reconstructions[domain], translations[domain] = self._generator(domain).decode(*both).chunk(2)
         return Forward(contents, reconstructions, translations, styles, drawn)
 
-    def latent_terms(self, images: Images, forward: Forward) -> dict[str, Term]:
+    def latent_terms(self, images: ByDomain, forward: Forward) -> dict[str, Term]:
         terms, contents = {}, {}
         for domain in DOMAINS:
             translation = forward.translations[domain]

@@ -11,11 +11,11 @@ from torch.nn import functional as F
 from torchvision.transforms.v2.functional import to_pil_image
 
 from da_lightning.arguments import Seed
-from da_lightning.data.folders import read_image
+from da_lightning.data.images import read_image
 from da_lightning.data.inputs import Input, batches, check_numbers, copy_label, find_inputs, with_shorter_side
 from da_lightning.errors import UserError
 from da_lightning.files import whole_file, write_png
-from da_lightning.training.progress import shown
+from da_lightning.training.progress import with_progress
 from da_lightning.translation.module import DOMAINS, Domain, TranslationModule, as_uint8
 
 _FRAME_MS = 100
@@ -63,7 +63,7 @@ class Translate:
         groups = list(batches(inputs, self.batch_size, are_resized=self.image_size is not None))
         codes = self._codes(module, len(inputs))
         written: dict[int, list[list[str]]] = {}
-        for positions in shown(groups, "Translating", len(groups)):
+        for positions in with_progress(groups, "Translating", len(groups)):
             images = torch.stack([self._read(inputs[i].image) for i in positions]).to(module.device)
             styles = [None] if codes is None else codes[positions].to(module.device).unbind(1)
             translations = [as_uint8(module.translate(images, self._domain(module), style)).cpu() for style in styles]

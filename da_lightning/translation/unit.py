@@ -7,9 +7,9 @@ from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 
 from da_lightning.training.module import Term
-from da_lightning.translation.latent import Forward, Images, LatentTranslation
+from da_lightning.translation.latent import Forward, LatentTranslation
 from da_lightning.translation.losses import l1, mean_square
-from da_lightning.translation.module import DOMAINS, Domain, other
+from da_lightning.translation.module import DOMAINS, ByDomain, Domain, other
 from da_lightning.translation.networks.unit import UNITGenerator, share_layers
 
 
@@ -49,7 +49,7 @@ class UNIT(LatentTranslation):
     def generate(self, image: Tensor, to: Domain, style: Tensor | None) -> Tensor:
         return self._generator(to).decoder(self._generator(other(to)).encoder(image))
 
-    def forward_pass(self, images: Images) -> Forward:
+    def forward_pass(self, images: ByDomain) -> Forward:
         codes = {domain: self._generator(domain).encoder(images[domain]) for domain in DOMAINS}
         noisy = {domain: codes[domain] + self.noise(codes[domain].shape) for domain in DOMAINS}
         reconstructions, translations = {}, {}
@@ -58,7 +58,7 @@ class UNIT(LatentTranslation):
             reconstructions[domain], translations[domain] = decoded.chunk(2)
         return Forward(codes, reconstructions, translations, {}, {})
 
-    def latent_terms(self, images: Images, forward: Forward) -> dict[str, Term]:
+    def latent_terms(self, images: ByDomain, forward: Forward) -> dict[str, Term]:
         terms = {f"kl_{domain}": Term(mean_square(forward.codes[domain]), self.kl_weight) for domain in DOMAINS}
         if not (self.cycle_weight or self.cycle_kl_weight):
             return terms

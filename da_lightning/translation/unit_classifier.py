@@ -13,9 +13,9 @@ from da_lightning.arguments import Share
 from da_lightning.errors import UserError
 from da_lightning.training.callbacks import KeepSourceOnly
 from da_lightning.training.players import Backward, Batch, Step, Term, Updates
-from da_lightning.translation.latent import Forward, Images
+from da_lightning.translation.latent import Forward
 from da_lightning.translation.losses import judged_loss
-from da_lightning.translation.module import DOMAINS
+from da_lightning.translation.module import DOMAINS, ByDomain
 from da_lightning.translation.networks.classifier import ClassifierDiscriminator
 from da_lightning.translation.unit import UNIT
 
@@ -103,7 +103,7 @@ class UNITClassifier(UNIT):
         else:
             yield from super().updates(batch)
 
-    def _discriminator_terms(self, images: Images, forward: Forward) -> dict[str, Term]:
+    def _discriminator_terms(self, images: ByDomain, forward: Forward) -> dict[str, Term]:
         terms, features = {}, {}
         for domain in DOMAINS:
             network = self._classifier(domain)

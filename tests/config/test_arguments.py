@@ -1,14 +1,19 @@
 """Options held against constructors' hints."""
 
-from collections.abc import Mapping, Sequence
+import importlib
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+from omegaconf import OmegaConf
 from tiny_runs import composed
 from torch import Tensor, nn
 
-from da_lightning.arguments import checked_arguments
+from da_lightning.arguments import checked_arguments, option_hints
 from da_lightning.config.build import build
+from da_lightning.config.roles import roles_of_hint
 from da_lightning.errors import UserError
 from da_lightning.segmentation.source_only import SourceOnly
 
@@ -109,6 +114,54 @@ def test_options_of_the_base_classes_count() -> None:
     assert refusal(OfOurs, **without).startswith("method.max_iters, method.sharpness must be set")
 
 
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Somebody's methods, two levels below one of ours, in a package that is trusted."""
+    (tmp_path / "their_methods.py").write_text(
+        "from typing import Any\n"
+        "from torch import nn\n"
+        "from da_lightning.segmentation.source_only import SourceOnly\n\n"
+        "class Mid(SourceOnly):\n"
+        "    def __init__(self, sharpness: float, extra: nn.Module | None = None, **options: Any) -> None:\n"
+        "        super().__init__(**options)\n"
+        "        self.sharpness, self.extra = sharpness, extra\n\n"
+        "class Leaf(Mid):\n"
+        "    def __init__(self, blur: int = 1, **options: Any) -> None:\n"
+        "        super().__init__(**options)\n"
+        "        self.blur = blur\n\n"
+        "class Closed(Mid):\n"
+        "    def __init__(self, max_iters: int) -> None:\n"
+        "        super().__init__(sharpness=1.0, max_iters=max_iters)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("DA_TRUSTED_PACKAGES", "their_methods")
+    yield "their_methods"
+    sys.modules.pop("their_methods", None)
+
+
+def test_options_of_somebody_elses_base_class_count_too(package: str) -> None:
+    leaf = importlib.import_module(package).Leaf
+    given = checked_arguments(leaf, {**PLAIN, "blur": "2", "sharpness": 1, "seed": 3}, "method")
+    assert (given["blur"], given["sharpness"], given["seed"]) == (2, 1.0, 3)
+    assert "method.sharpness='x'" in refusal(leaf, **PLAIN, sharpness="x")
+    assert "method.accumulate='x'" in refusal(leaf, **PLAIN, sharpness=1, accumulate="x")
+    assert "method.sharpnes is not an option of Leaf" in refusal(leaf, **PLAIN, sharpness=1, sharpnes=2)
+    assert "method.sharpness must be set" in refusal(leaf, **PLAIN)
+
+
+def test_what_takes_no_further_options_gets_none_of_its_base_class(package: str) -> None:
+    closed = importlib.import_module(package).Closed
+    assert "method.sharpness is not an option of Closed" in refusal(closed, max_iters=1, sharpness=1)
+
+
+def test_what_an_option_of_somebody_elses_base_class_is_built_from_is_known(package: str) -> None:
+    assert roles_of_hint(option_hints(importlib.import_module(package).Leaf)["extra"]) == (nn.Module,)
+    extra = {"_target_": "torch.nn.Linear", "in_features": 2, "out_features": 1}
+    node = {"_target_": f"{package}.Leaf", **PLAIN, "sharpness": 0.5, "blur": 3, "extra": extra}
+    method = build(OmegaConf.create(node), "method")
+    assert (method.sharpness, method.blur, type(method.extra)) == (0.5, 3, nn.Linear)
+
+
 @pytest.mark.parametrize(
     ("method", "options"),
     [
@@ -125,7 +178,7 @@ def test_options_of_the_base_classes_count() -> None:
 )
 def test_numbers_out_of_range_are_refused(method: str, options: dict[str, Any]) -> None:
     ((name, value),) = options.items()
-    with pytest.raises(UserError, match=rf"^method\.{name}={value} was refused: input should be "):
+    with pytest.raises(UserError, match=rf"^method\.{name}={value} "):
         build(composed(f"method={method}", f"method.{name}={value}").method, "method")
 
 

@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 
 from da_lightning.config.left_behind import read_overrides, read_summary
 from da_lightning.config.resume import unfinished_stamp
-from da_lightning.config.sweeps import read_jobs
+from da_lightning.config.sweep_table import read_jobs
 from da_lightning.errors import UserError
 
 COMMAND = ["method=cbst", "seed=1", "resume=auto"]
@@ -147,7 +147,7 @@ def test_options_stand_for_what_they_set_and_unknown_names_are_refused(tmp_path:
     assert unfinished_stamp([*changed, "accept_changes=[data.batch_size,seed]"], tmp_path) == "1"
     with pytest.raises(UserError, match=r"accept_changes=\[seed,batch_size\]"):
         unfinished_stamp([*changed, "accept_changes=seed"], tmp_path)
-    with pytest.raises(UserError, match="accept_changes names sede, .* seed, source, target"):
+    with pytest.raises(UserError, match="accept_changes.*sede.* seed, source, target"):
         unfinished_stamp([*changed, "accept_changes=[sede]"], tmp_path)
 
 

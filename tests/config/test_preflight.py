@@ -142,8 +142,8 @@ SOURCE_ONLY = tiny("segmentation_source_only")
 @pytest.mark.parametrize(
     ("option", "complaint"),
     [
-        ("trainer.limit_train_batches=0.4", "of an epoch is less than one batch, since it has 2: give 0.5 or more"),
-        ("trainer.limit_test_batches=0.4", "of the set target is less than one batch, since it has 2: give 0.5"),
+        ("trainer.limit_train_batches=0.4", "trainer.limit_train_batches=0.4 of an epoch"),
+        ("trainer.limit_test_batches=0.4", "trainer.limit_test_batches=0.4 of the set target"),
         ("+trainer.val_check_interval=3", "is not within an epoch, which has 2 batches"),
         ("+trainer.val_check_interval=0.1", "is not within an epoch, which has 2 batches"),
         ("trainer.limit_train_batches=0.5", None),

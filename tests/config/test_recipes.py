@@ -15,11 +15,13 @@ from torch.utils.data import Dataset
 
 from da_lightning.config import CONF_DIR, recipes, secrets
 from da_lightning.config.build import build, check_targets
+from da_lightning.config.jobs import Place
 from da_lightning.config.roles import ROLES, class_of_role
 from da_lightning.config.secrets import hidden, recorded
 from da_lightning.config.sweeps import prefer_own_presets
 from da_lightning.config.trust import own_packages
 from da_lightning.errors import UserError
+from da_lightning.private.lightning import wandb_options
 from da_lightning.run import _run
 from da_lightning.stages import train_in_stages
 
@@ -141,7 +143,7 @@ OTHER_CLASSES = [
     "torch.nn.Linear",
     "torch.nn.modules.module.partial",
     "da_lightning.config.sweeps.Sweep",
-    "da_lightning.config.sweeps.Job",
+    "da_lightning.config.sweep_table.Job",
     "da_lightning.data.downloads.Path",
     "da_lightning.data.downloads.ZipFile",
     "da_lightning.reid.camera_style.Path",
@@ -199,7 +201,7 @@ def test_a_class_of_another_role_is_refused() -> None:
     for place, base in PLACES_OF_ROLES.items():
         for target in (callback, dataset):
             if base not in (L.Callback, Dataset):
-                with pytest.raises(UserError, match="is wanted there: name a class derived from"):
+                with pytest.raises(UserError, match="wanted.*derived from"):
                     class_of_role(target, (base,), place)
 
 
@@ -329,7 +331,7 @@ HYDRA = {
 @pytest.mark.parametrize("key", HYDRA)
 def test_hydras_options_are_refused(key: str) -> None:
     content = OmegaConf.to_container(OmegaConf.create(HYDRA[key]))["hydra"]
-    with pytest.raises(UserError, match=f"evil.yaml sets {re.escape(key)}, which a configuration that is not ours may"):
+    with pytest.raises(UserError, match=rf"evil\.yaml sets {re.escape(key)}"):
         recipes.check_hydra_options(content, "evil.yaml")
 
 
@@ -500,8 +502,9 @@ def test_checkpoints_and_loggers_hold_no_environment(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("WANDB_ENTITY", "my-team")
     cfg = composed_with("logger: {name: 'run-${oc.env:SECRET}', tags: ['${oc.env:SECRET}']}")
     logger = build(cfg.logger, "logger", save_dir="x")
-    assert logger._wandb_init["entity"] == "my-team"
-    assert "hunter2" not in str(logger._wandb_init) and "run-${oc.env:SECRET}" in str(logger._wandb_init)
+    options = wandb_options(logger)
+    assert options["entity"] == "my-team"
+    assert "hunter2" not in str(options) and "run-${oc.env:SECRET}" in str(options)
     assert recorded(cfg.logger)["entity"] == "${oc.env:WANDB_ENTITY}"
     monkeypatch.setenv("SECRET", "AdamW")
     cfg = composed_with("method: {optimizer: {name: '${oc.env:SECRET}'}}", "method=reid_source_only")
@@ -569,16 +572,4 @@ def test_an_error_holds_no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SECRET", "hunter2")
     cfg = composed_with("resume: 'x${oc.env:SECRET}'")
     with pytest.raises(HydraException, match=r"found resume=x\$\{oc\.env:SECRET\}"):
-        _run(OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"]))
-
-
-def test_hydras_functions_are_still_those_that_we_watch() -> None:
-    from hydra._internal.config_loader_impl import ConfigLoaderImpl
-    from hydra._internal.config_repository import ConfigRepository
-
-    watched = (
-        ConfigRepository.load_config,
-        ConfigLoaderImpl._load_single_config,
-        ConfigLoaderImpl._load_configuration_impl,
-    )
-    assert all(function.__module__ == recipes.__name__ or hasattr(function, "__wrapped__") for function in watched)
+        _run(OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"]), Place(Path(), {}))

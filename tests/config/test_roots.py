@@ -112,16 +112,16 @@ def test_parts_empty_folders_and_roots_of_ones_own(tmp_path: Path, monkeypatch: 
     monkeypatch.setenv("DA_DATA_DIR", str(tmp_path))
     (tmp_path / "people3d" / "campus").mkdir(parents=True)
     (tmp_path / "people3d" / "campus" / "file").touch()
-    with pytest.raises(DataError, match=r"^data\.target\.root is .*people3d/mall, which does not exist: .*data\.root="):
+    with pytest.raises(DataError, match=r"^data\.target\.root\b.*people3d/mall\b.*data\.root="):
         check_roots(composed("data=people3d"))
     (tmp_path / "people3d" / "mall").mkdir()
     with pytest.raises(DataError, match=r"people3d/mall, which is empty"):
         check_roots(composed("data=people3d"))
     own = composed("data=person_folders", "data.source.root=nowhere", f"data.target.root={tmp_path}")
-    with pytest.raises(DataError, match=r"^data\.source\.root is /.*/nowhere, which does not exist") as caught:
+    with pytest.raises(DataError, match=r"^data\.source\.root\b.*/nowhere\b") as caught:
         check_roots(own)
     assert "DA_DATA_DIR" not in str(caught.value)
-    with pytest.raises(DataError, match=r"^data\.tests\.target\.query\.root is .*nowhere"):
+    with pytest.raises(DataError, match=r"^data\.tests\.target\.query\.root\b.*nowhere"):
         check_roots(composed("data=person_folders_tested", f"data.source.root={tmp_path}",
                              f"data.target.root={tmp_path}", "data.tests.target.query.root=nowhere"))  # fmt: skip
     check_roots(composed("data=toy_streets"))

@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from tiny_runs import command, composed, run_folders, succeeded, tiny
 
 from da_lightning import run
-from da_lightning.config import CONF_DIR, sweeps
+from da_lightning.config import CONF_DIR, gpus, sweeps
 
 pytestmark = pytest.mark.slow
 
@@ -91,14 +91,14 @@ def test_what_cannot_work_is_refused_before_the_first_job(
 
 
 def test_processes_take_gpus_in_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sweeps.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(gpus.tempfile, "gettempdir", lambda: str(tmp_path))
     locks, taken = [], []
     for _ in range(5):
-        monkeypatch.setattr(sweeps, "_taken", None)  # as in a new process
+        monkeypatch.setattr(gpus, "_taken", None)  # as in a new process
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-ab")
         for _ in range(2):  # its second job stays where it is
-            sweeps.take_gpu()
-        locks.append(sweeps._taken)
+            gpus.take_gpu()
+        locks.append(gpus._taken)
         taken.append(os.environ["CUDA_VISIBLE_DEVICES"])
         if len(locks) == 4:
             locks[1].release()  # that process ends

@@ -4,7 +4,8 @@ import pytest
 import torch
 from PIL import Image
 
-from da_lightning.data.folders import check_pairs, find_images, read_image, read_list, select_images
+from da_lightning.data.folders import check_pairs, find_images, read_list, select_images
+from da_lightning.data.images import read_image
 from da_lightning.errors import DataError
 
 

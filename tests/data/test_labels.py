@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from da_lightning.data.folders import read_image
+from da_lightning.data.images import read_image
 from da_lightning.data.inputs import batches, copy_label, find_inputs
 from da_lightning.data.labels import read_ids
 from da_lightning.errors import DataError
@@ -156,7 +156,7 @@ def test_a_batch_of_labels_of_few_bits(tmp_path):
 @pytest.mark.parametrize("ids", [ids_of(16) + 40_000, ids_of(4) - 1])
 def test_ids_out_of_range(tmp_path, ids):
     (tmp_path / "far.tif").write_bytes(tiff(ids & 0xFFFFFFFF, 32, signed=True))
-    with pytest.raises(DataError, match=f"far.tif holds the ids {ids.min()} to {ids.max()}, but ids are from 0 to"):
+    with pytest.raises(DataError, match=rf"far\.tif.*{ids.min()} to {ids.max()}\b"):
         read_ids(tmp_path / "far.tif")
 
 

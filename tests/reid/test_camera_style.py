@@ -59,7 +59,7 @@ def test_domains_are_places_among_the_sorted_cameras() -> None:
     assert dataset[1].keys() == {"image", "domain"}
     assert torch.equal(dataset[1]["image"], people[1]["image"])
     assert dataset.name(1) == people.name(1)
-    with pytest.raises(DataError, match=r"all 2 images are from camera 4: .*method.camera=false"):
+    with pytest.raises(DataError, match=r"\b2 images.*camera 4\b.*method\.camera=false"):
         ByCamera(TinyPeople([4, 4]))
 
 
@@ -92,7 +92,7 @@ def test_windows_of_the_discriminator_may_be_rectangles() -> None:
         assert discriminator.trunk(torch.zeros(1, 3, *size)).shape[2:] == (4, 2)
         realness, classes = discriminator(torch.zeros(1, 3, *size))
         assert (realness.shape, classes.shape) == ((1, 1, 4, 2), (1, 3))
-        with pytest.raises(UserError, match=f"at least {size[0]}x{size[1]} pixels .* found {size[1]}x{size[0]}"):
+        with pytest.raises(UserError, match=f"{size[0]}x{size[1]}.*{size[1]}x{size[0]}"):
             discriminator(torch.zeros(1, 3, *size[::-1]))
 
 
@@ -125,7 +125,7 @@ def test_weights_of_a_checkpoint_are_a_beginning(trained: Any, tmp_path: Path) -
 
 
 def test_what_it_cannot_do_is_told(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="num_domains=2, but the data have 3 cameras"):
+    with pytest.raises(UserError, match=r"num_domains=2\b.*\b3 cameras"):
         trainer(tmp_path).fit(method(num_domains=2), by_camera())
     with pytest.raises(UserError, match="to be ByCamera, but found TinyPeople"):
         trainer(tmp_path).fit(method(), UnpairedImages(*(TinyPeople(CAMERAS, SIZE) for _ in range(2)), **DATA))
@@ -228,7 +228,7 @@ def test_pairs_write_both_directions_to_one_folder(tmp_path: Path) -> None:
 def test_pairs_need_data_of_pairs(tmp_path: Path) -> None:
     module = CycleGAN(optimizer=ADAM, max_iters=1, width=4, residuals=1, discriminator_width=4)
     data = UnpairedImages(*(TinyPeople(CAMERAS) for _ in range(2)), **DATA)
-    with pytest.raises(UserError, match="data of two cameras, but found UnpairedImages"):
+    with pytest.raises(UserError, match="cameras.*UnpairedImages"):
         trainer(tmp_path, WriteCameraPair()).fit(module, data)
 
 

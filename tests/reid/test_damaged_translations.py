@@ -120,7 +120,7 @@ def test_damaged_translations_are_refused_before_training(tmp_path: Path, whole:
     data = {"source": source, "target": TinyPeople([3, 4] * 4, SIZE), "translated": str(run / "translated")}
     PersonDataModule(**data, image_size=SIZE)
     damage(run)[4].write_bytes(b"")
-    with pytest.raises(DataError, match=r"5 of 9 translations in .*translated are damaged, the first is .*: remove"):
+    with pytest.raises(DataError, match=r"\b5 of 9\b.*/translated\b"):
         PersonDataModule(**data, image_size=SIZE)
 
 
@@ -134,7 +134,7 @@ def test_damaged_camera_styles_are_refused_before_training(tmp_path: Path) -> No
     second.write_bytes(second.read_bytes()[:200])
     # Bytes behind the end of a JPEG, which phones and viewers write, are no damage.
     third.write_bytes(third.read_bytes() + bytes(10000))
-    with pytest.raises(DataError, match=rf"2 of 6 camera-style images in {tmp_path} are damaged, the first is {first}"):
+    with pytest.raises(DataError, match=rf"\b2 of 6\b.*{tmp_path}\b.*{first}"):
         CameraStyles(tmp_path, names, cameras)
 
 

@@ -307,15 +307,13 @@ def test_missing_camera_styles_are_told_of_before_training(tmp_path):
     for name in ("day/0001_c1_fake_12", "day/0004_c1_fake_4"):
         (tmp_path / f"{name}.png").unlink()
     save(tmp_path / "day/0001_c1_fake_4to12.png", (0, 0, 0))  # of another camera than the image
-    with pytest.raises(
-        DataError, match=r"lacks 2 of 12 .* the first is day/0001_c1_fake_1to12 or day/0001_c1_fake_12 "
-    ):
+    with pytest.raises(DataError, match=r"\b2 of 12\b.*day/0001_c1_fake_1to12 or day/0001_c1_fake_12\b"):
         data.show_camera_styles(True)
     with pytest.raises(DataError, match="which does not exist"):
         CameraStyles(tmp_path / "none", ["a"] * 2, [1, 2])
     with pytest.raises(DataError, match="All target images are of camera 3"):
         CameraStyles(tmp_path, ["a"] * 2, [3, 3])
-    with pytest.raises(UserError, match=r"data.camera_style names no folder.*method.camera=false"):
+    with pytest.raises(UserError, match=r"data\.camera_style\b.*method\.camera=false"):
         module().show_camera_styles(True)
 
 
@@ -333,7 +331,7 @@ def test_translations_take_the_place_of_the_originals_or_join_them(tmp_path):
         assert joined(parts, "source", "person") == [[1, 1, 0, 0, 2, 2][i] for i in index]
         assert shades(parts, "source") == [10 * i for i in index]
     (tmp_path / f"{SOURCE.name(3)}.png").unlink()
-    with pytest.raises(DataError, match=r"lacks translations of 1 of 6 source images, the first is day/0003_c5 "):
+    with pytest.raises(DataError, match=r"\b1 of 6\b.*day/0003_c5\b.*data\.translated"):
         module(translated=str(tmp_path))
 
 

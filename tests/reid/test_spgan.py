@@ -77,7 +77,7 @@ def test_poolings_are_left_out_where_sides_would_vanish_alone() -> None:
     sizes = [(256, 128), (128, 64), (96, 48), (64, 32), (16, 16), (8, 8)]
     assert [poolings(size) for size in sizes] == [3, 3, 2, 2, 1, 0]
     assert poolings((256, 256), blocks=4) == 4
-    with pytest.raises(UserError, match="at least 16x16 pixels for method.siamese_blocks=4, but found 12x20"):
+    with pytest.raises(UserError, match=r"16x16.*method\.siamese_blocks=4\b.*12x20"):
         SiaNet((12, 20), blocks=4)
 
 
@@ -89,7 +89,7 @@ def test_embedding_of_the_paper() -> None:
 
 
 def test_images_of_another_size_than_the_embeddings_are_told() -> None:
-    with pytest.raises(UserError, match=r"Expected images of \(64, 32\) .* found \(32, 64\)"):
+    with pytest.raises(UserError, match=r"\(64, 32\).*\(32, 64\)"):
         SiaNet((64, 32), width=2)(torch.zeros(1, 3, 32, 64))
 
 
@@ -379,11 +379,11 @@ def test_ranks_share_the_work(trained: tuple[SPGAN, Path], tmp_path: Path) -> No
 
 def test_other_data_are_told(tmp_path: Path) -> None:
     fit = trainer(tmp_path, WriteTranslations())
-    with pytest.raises(UserError, match="to be UnpairedImages, but found NoneType"):
+    with pytest.raises(UserError, match="UnpairedImages.*NoneType"):
         fit.fit(method(max_iters=1), DataLoader(batches(1), batch_size=None))
 
 
 def test_data_of_re_identification_are_refused_before_training(tmp_path: Path) -> None:
     data = PersonDataModule(TinyPeople([1, 2, 5], SIZE, labelled=True), TinyPeople([3, 4], SIZE), image_size=CROP)
-    with pytest.raises(UserError, match="to be UnpairedImages, but found PersonDataModule"):
+    with pytest.raises(UserError, match="UnpairedImages.*PersonDataModule"):
         trainer(tmp_path).fit(method(max_iters=1, image_size=CROP), data)

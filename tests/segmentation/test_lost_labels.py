@@ -64,7 +64,7 @@ def test_inside_a_round_they_are_named(damage: str, whole: Path, tmp_path: Path)
     run = Path(shutil.copytree(whole, tmp_path / "run"))
     for file in sorted((run / "pseudo_labels" / "round_1").glob("*.png"))[:2]:
         change(file)
-    with pytest.raises(CheckpointError, match=rf"inside round 1\. .*{message}.*: put them back, or begin a new run"):
+    with pytest.raises(CheckpointError, match=rf"round 1\b.*{message}.*method\.init_from="):
         resumed(run, 1)
 
 
@@ -101,7 +101,7 @@ def test_a_disk_that_is_full_ends_the_round_and_resuming_ends_alike(
             raise OSError(errno.ENOSPC, "No space left on device")
         sync(file)
 
-    with monkeypatch.context() as context, pytest.raises(DiskError, match=r"No space left on device; .* MB are free"):
+    with monkeypatch.context() as context, pytest.raises(DiskError, match=r"No space left on device.* MB"):
         context.setattr(files, "_sync", full)
         trainer(tmp_path).fit(*built("cbst", *OPTIONS))
     round_ = 1 if at <= 6 else 2

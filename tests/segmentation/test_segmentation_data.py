@@ -327,7 +327,7 @@ def test_validity_is_of_the_target_and_draws_nothing():
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        ({"margins": (1, 0, 0, 0)}, "data.margins goes with a validity map: set data.validity=true, too."),
+        ({"margins": (1, 0, 0, 0)}, "data.margins goes with"),
         ({"margins": (12, 12, 0, 0), "validity": True}, "data.margins=[12, 12, 0, 0] leaves nothing of target images"),
         ({"margins": (0, 0, 0, 32), "validity": True}, "data.margins=[0, 0, 0, 32] leaves nothing of target images"),
     ],

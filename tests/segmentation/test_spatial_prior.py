@@ -92,7 +92,7 @@ def test_a_file_that_is_not_this_prior_is_told(tmp_path):
         with pytest.raises(DataError, match="found none that can be read"):
             load_prior(tmp_path / f"{name}.pt", CLASSES, (8, 8))
     save_prior(torch.ones(4, 8, 8), CLASSES, tmp_path / "prior.pt")
-    with pytest.raises(DataError, match="the classes road, sky, found one of sky, road, car, train"):
+    with pytest.raises(DataError, match="road, sky.*sky, road, car, train"):
         load_prior(tmp_path / "prior.pt", ["road", "sky"], (8, 8))
 
 

@@ -74,7 +74,7 @@ def test_a_share_out_of_range_is_named(option: str, value: float) -> None:
 
 
 def test_settings_that_would_be_cut_or_do_harm_are_refused() -> None:
-    with pytest.raises(UserError, match=r"^method\.portion=0\.8 is above method\.max_portion=0\.5"):
+    with pytest.raises(UserError, match=r"^method\.portion=0\.8\b.*method\.max_portion=0\.5"):
         built("cbst", "method.portion=0.8", "method.max_portion=0.5")
     with pytest.raises(UserError, match=r"batch norm is frozen"):
         frozen = ["network@method.network=deeplab_resnet18", "method.network.bn_stats=frozen"]
@@ -83,7 +83,7 @@ def test_settings_that_would_be_cut_or_do_harm_are_refused() -> None:
 
 def test_images_that_make_no_joint_batch_are_told_before_training(tmp_path: Path) -> None:
     module, data = built("cbst", "data.target_image_size=[24,48]")
-    with pytest.raises(UserError, match=r"whole ones are .* and 24x48: set data\.crop_size"):
+    with pytest.raises(UserError, match=r"24x48.*data\.crop_size"):
         trainer(tmp_path).fit(module, data)
 
 
@@ -115,13 +115,13 @@ def test_labels_of_the_checkpoints_own_run_are_those_used(tmp_path: Path) -> Non
 
 def test_a_level_that_the_network_has_not_is_told(tmp_path: Path) -> None:
     module, data = built("adaptsegnet", "method.network.multi_level=false")
-    with pytest.raises(UserError, match=r"method\.levels=2 adapts an auxiliary output, which this network has not"):
+    with pytest.raises(UserError, match=r"method\.levels=2\b"):
         trainer(tmp_path).fit(module, data)
 
 
 def test_epochs_must_end_where_rounds_do(tmp_path: Path) -> None:
     module, data = built("cbst", "method.iters_per_round=4", "data.iterations_per_epoch=3")
-    with pytest.raises(UserError, match=r"data\.iterations_per_epoch=3 must divide .*: use 2\.$"):
+    with pytest.raises(UserError, match=r"data\.iterations_per_epoch=3\b.*\b2\.$"):
         trainer(tmp_path).fit(module, data)
 
 
@@ -161,7 +161,7 @@ def test_a_run_killed_while_labelling_and_inside_a_round_ends_as_if_undisturbed(
 
 @pytest.mark.parametrize("option", ["portion_step=-0.2", "source_share_step=-1.0"])
 def test_a_schedule_that_ends_below_0_is_told_before_it_begins(option: str) -> None:
-    with pytest.raises(UserError, match=f"method.{option} makes a share of 0 or less .* within 2 rounds"):
+    with pytest.raises(UserError, match=rf"method\.{option}\b.*\b2 rounds"):
         built("cbst", f"method.{option}")
 
 
@@ -171,4 +171,4 @@ def test_of_a_schedule_only_rounds_that_begin_are_looked_at() -> None:
 
 def test_rounds_that_never_begin_are_told(caplog: pytest.LogCaptureFixture) -> None:
     built("cbst", "method.max_iters=2")
-    assert "method.source_iters=2 leaves nothing of method.max_iters=2 to adapt in" in caplog.text
+    assert all(word in caplog.text for word in ("method.source_iters=2", "method.max_iters=2"))

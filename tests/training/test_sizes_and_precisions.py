@@ -104,7 +104,7 @@ def test_a_method_of_ones_own_that_is_too_small_says_so_in_its_step(error: type[
         yield
 
     module.updates = updates  # type: ignore[method-assign]
-    with pytest.raises(UserError, match="2 source of 32x48 and 2 target of 32x48, are too small"):
+    with pytest.raises(UserError, match="2 source of 32x48 and 2 target of 32x48"):
         trainer(tmp_path).fit(module, datamodule=data)
 
 

@@ -65,7 +65,7 @@ def test_shapes() -> None:
     for generator in (ResnetGenerator(4, 1), UnetGenerator(4, 4)):
         assert generator(image).shape == image.shape
     assert PatchDiscriminator(4)(torch.zeros(1, 3, 256, 256)).shape == (1, 1, 30, 30)
-    with pytest.raises(UserError, match=r"at least 24x24 pixels .* found \(16, 48\)"):
+    with pytest.raises(UserError, match=r"24x24.*\(16, 48\)"):
         PatchDiscriminator(4)(image[:, :, :16])
 
 
@@ -226,11 +226,11 @@ def test_white_images_train_on(generator: str, precision: str, tmp_path: Path) -
 
 
 def test_sides_that_no_translation_would_have_are_told() -> None:
-    with pytest.raises(UserError, match="sides that are multiples of 4, but found 26x26"):
+    with pytest.raises(UserError, match=r"\b4\b.*26x26"):
         next(backwards(method(), batches(1, side=26)[0]))
     with pytest.raises(UserError, match="multiples of 16"):
         next(backwards(method(generator="unet", halvings=4), batches(1)[0]))
-    with pytest.raises(UserError, match="^method.halvings=1 leaves a U-Net nothing to connect: give 2 or more.$"):
+    with pytest.raises(UserError, match=r"^method\.halvings=1\b.*\b2\b.*\.$"):
         method(generator="unet", halvings=1)
 
 
@@ -295,7 +295,7 @@ def test_files_that_do_not_fit_are_told(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="latest_net_G_A.pth and the like"):
         method(init_from=str(tmp_path))
     write_official(method(residuals=2), tmp_path)
-    with pytest.raises(CheckpointError, match="ResnetGenerator in .*latest_net_G_A.pth.*surplus: 11.1.weight"):
+    with pytest.raises(CheckpointError, match=r"ResnetGenerator.*latest_net_G_A\.pth.*11\.1\.weight"):
         method(init_from=str(tmp_path / "latest_net_G_A.pth"))
 
 

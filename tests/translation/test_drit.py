@@ -65,7 +65,7 @@ def test_content_discriminators_tell_the_smallest_image() -> None:
     for layers, side in ((0, 4), (1, 11), (2, 25), (3, 53)):
         network = ContentDiscriminator(2, layers)
         assert network(torch.zeros(1, 2, side, side)).shape == (1, 1, 1, 1)
-        with pytest.raises(UserError, match=f"at least {4 * side} pixels .* found {4 * side - 4}x{4 * side}"):
+        with pytest.raises(UserError, match=rf"\b{4 * side}\b.*\b{4 * side - 4}x{4 * side}\b"):
             network(torch.zeros(1, 2, side - 1, side))
 
 
@@ -304,7 +304,7 @@ def test_names_of_the_feature_wise_variant() -> None:
 
 def test_files_that_do_not_fit_are_told(tmp_path: Path) -> None:
     torch.save({"gen": {"dec_share.0.model.1.weight": torch.zeros(16, 16, 3, 3)}, "ep": 1}, tmp_path / "part.pth")
-    with pytest.raises(CheckpointError, match=r"missing: generator\.shared\.0\.1\.bias"):
+    with pytest.raises(CheckpointError, match=r"generator\.shared\.0\.1\.bias"):
         method(init_from=str(tmp_path / "part.pth"))
 
 

@@ -272,7 +272,7 @@ def test_files_that_do_not_fit_are_told(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="200000-G.ckpt and the like"):
         method(init_from=str(tmp_path))
     write_official(method(num_domains=5), tmp_path, 1)
-    with pytest.raises(CheckpointError, match=r"StarGenerator in .*1-G.ckpt.*of another shape: 0\.weight"):
+    with pytest.raises(CheckpointError, match=r"StarGenerator.*1-G\.ckpt.*\b0\.weight"):
         method(init_from=str(tmp_path))
 
 

@@ -102,14 +102,14 @@ def test_weights_to_begin_with_are_those_of_a_checkpoint_of_its_own(tmp_path: Pa
 
 @pytest.mark.parametrize("option", ["discriminator_width", "lr_step"])
 def test_options_of_plain_unit_that_would_do_nothing_are_told(option: str) -> None:
-    with pytest.raises(UserError, match=f"method.{option} has no effect on UNITClassifier"):
+    with pytest.raises(UserError, match=rf"method\.{option}\b.*UNITClassifier"):
         built(**{option: 3})
 
 
 def test_a_label_beyond_the_classes_is_told() -> None:
     given = batch()
     given["source"]["label"][2] = 10
-    with pytest.raises(UserError, match="below method.num_classes=10, but found 10"):
+    with pytest.raises(UserError, match=r"method\.num_classes=10\b.*\b10\b"):
         next(backwards(built(), given))
 
 
@@ -130,5 +130,5 @@ def test_rates_fall_linearly_from_a_share_of_the_training_on(decay_from: float, 
 def test_unlabelled_images_are_told_at_once(tmp_path: Path) -> None:
     module = built()
     data = UnpairedImages(ToyShoes("drawing", 4), ToyShoes("photo", 4, 9), crop_size=None, image_size=None)
-    with pytest.raises(UserError, match=r"data\.source has none: take data whose images are labelled"):
+    with pytest.raises(UserError, match=r"data\.source\b.*label"):
         trainer(tmp_path).fit(module, data)

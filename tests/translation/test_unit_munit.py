@@ -245,10 +245,10 @@ def test_files_that_do_not_fit(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="of another shape: generators.source"):
         torch.save(files["gen"], file)
         built(MUNIT, init_from=str(file), width=8)
-    with pytest.raises(CheckpointError, match="missing: generators.source.encoder.*surplus: generators.source.content"):
+    with pytest.raises(CheckpointError, match=r"generators\.source\.encoder.*generators\.source\.content"):
         built(UNIT, init_from=str(file))
     del files["gen"]["b"]["mlp.model.1.fc.weight"]
-    with pytest.raises(CheckpointError, match="missing: generators.target.mlp.2.weight; surplus: none"):
+    with pytest.raises(CheckpointError, match=r"generators\.target\.mlp\.2\.weight"):
         torch.save(files["gen"], file)
         built(MUNIT, init_from=str(file))
     with pytest.raises(CheckpointError, match="surplus: gen, dis"):

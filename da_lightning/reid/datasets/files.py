@@ -8,7 +8,7 @@ from hashlib import blake2b
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from da_lightning.data.folders import read_image
+from da_lightning.data.images import read_image
 from da_lightning.errors import DataError
 from da_lightning.files import damaged_images
 from da_lightning.reading import read_bytes, why_no_file

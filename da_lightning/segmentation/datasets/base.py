@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from da_lightning.data.folders import check_pairs, find_images, open_image, read_image, select_images, upright_size
+from da_lightning.data.folders import check_pairs, find_images, select_images
+from da_lightning.data.images import open_image, read_image, upright_size
 from da_lightning.data.labels import read_ids
 from da_lightning.errors import DataError
 from da_lightning.segmentation.losses import IGNORE

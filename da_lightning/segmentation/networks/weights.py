@@ -9,7 +9,7 @@ from torch import nn
 
 from da_lightning.errors import CheckpointError
 from da_lightning.training.checkpoints import check_classes, read_checkpoint
-from da_lightning.training.weights import counted, some_of, unwrapped_state_dict
+from da_lightning.training.weights import required, some_of, unwrapped_state_dict
 
 logger = logging.getLogger(__name__)
 
@@ -44,8 +44,8 @@ def load_weights(network: nn.Module, path: str | Path, classes: Iterable[str] | 
             f"Expected weights for {count[1]} classes, but {path} was trained with {count[0]}; "
             "choose a file for as many classes as the data has, or change the data's classes."
         )
-    missing = [name for name in counted(own) if name not in state]
-    surplus = [name for name in counted(state) if name not in own]
+    missing = [name for name in required(own) if name not in state]
+    surplus = [name for name in required(state) if name not in own]
     if surplus and not missing and not differing and all(name.startswith(_AUXILIARY) for name in surplus):
         logger.info("The auxiliary head in %s is left out: the network here has none.", path)
         state = {name: value for name, value in state.items() if name not in surplus}

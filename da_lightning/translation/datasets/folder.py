@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Any, Literal
 
-from da_lightning.data.folders import find_images, read_image, select_images, upright_sizes
+from da_lightning.data.folders import find_images, select_images
+from da_lightning.data.images import read_image, upright_sizes
 from da_lightning.errors import DataError
 from da_lightning.translation.datasets.base import ImageDataset
 

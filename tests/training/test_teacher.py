@@ -467,7 +467,7 @@ def test_persons_are_described_by_it(tested: str, tmp_path: Path) -> None:
 
 
 def test_two_averages_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="Fitted has a teacher, .*leave out callbacks=ema"):
+    with pytest.raises(UserError, match="has a teacher, .*leave out callbacks=ema"):
         fit(Fitted({}), tmp_path, AveragedWeights())
     cfg = composed("method=segmentation_source_only", *tiny("segmentation_source_only"), "callbacks=ema")
     module, data = built_teacher()

@@ -359,6 +359,5 @@ def _translations(folder: Path, dataset: PersonDataset, indices: Sequence[int]) 
             f"(of {len(files)} files found the first is {next(iter(files))}): let data.translated be the folder made "
             "from this source, or complete it."
         )
-    versions = [(index, files[dataset.name(index)]) for index in indices]
-    check_whole([file for _, file in versions], folder, "translations", "data.translated")
-    return [*versions]
+    check_whole([files[dataset.name(index)] for index in indices], folder, "translations", "data.translated")
+    return [(index, files[dataset.name(index)]) for index in indices]

@@ -506,8 +506,8 @@ def test_checkpoints_and_loggers_hold_no_environment(monkeypatch: pytest.MonkeyP
     assert options["entity"] == "my-team"
     assert "hunter2" not in str(options) and "run-${oc.env:SECRET}" in str(options)
     assert recorded(cfg.logger)["entity"] == "${oc.env:WANDB_ENTITY}"
-    monkeypatch.setenv("SECRET", "AdamW")
-    cfg = composed_with("method: {optimizer: {name: '${oc.env:SECRET}'}}", "method=segmentation_source_only")
+    monkeypatch.setenv("SECRET", "Adam")
+    cfg = composed_with("method: {optimizer: {name: '${oc.env:SECRET}'}}", "method=unit")
     module = build(cfg.method, "method")
     for parameters in (module.hparams, module.hparams_initial):
         assert parameters["optimizer"]["name"] == "${oc.env:SECRET}"

@@ -472,7 +472,7 @@ def test_two_averages_are_refused(tmp_path: Path) -> None:
     cfg = composed("method=segmentation_source_only", *tiny("segmentation_source_only"), "callbacks=ema")
     module, data = built_teacher()
     assert isinstance(data, SourceTargetDataModule)
-    with pytest.raises(UserError, match="MeanTeacher has a teacher"):
+    with pytest.raises(UserError, match="has a teacher"):
         check_built(cfg, data, module)
 
 

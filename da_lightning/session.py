@@ -23,7 +23,7 @@ from da_lightning.config.secrets import recorded
 from da_lightning.data.source_target import SourceTargetDataModule
 from da_lightning.errors import CheckpointError, UserError
 from da_lightning.names import shown
-from da_lightning.preflight import build_trainer, check_built, check_configuration
+from da_lightning.preflight import build_callbacks, build_trainer, check_built, check_configuration
 from da_lightning.report import leave_report
 from da_lightning.stopping import deferred
 from da_lightning.training.checkpoint_io import (
@@ -49,6 +49,7 @@ from da_lightning.training.media import MediaLogger
 from da_lightning.training.module import AdaptationModule
 from da_lightning.training.progress import ProgressLines, has_terminal
 from da_lightning.training.results import draw_bars, peak_memory_mb, print_table, versions, write_metrics
+from da_lightning.training.rounds import rounds_among
 from da_lightning.training.run_record import check_unchanged, run_record
 from da_lightning.training.selection import Selection
 from da_lightning.training.stopping import StopAtSignal, take_signals_from
@@ -87,6 +88,9 @@ def train_and_test(cfg: DictConfig, run_dir: Path, method: str, data_name: str) 
     objective = cfg.objective or module.objective
     selection = cast(Selection, build(cfg.selection, "selection")) if cfg.selection else None
     check_built(cfg, cast(SourceTargetDataModule, data), module)
+    callbacks = build_callbacks(cfg)
+    for rounds in rounds_among(callbacks):
+        rounds.join(module, data)
     if selection:
         selection.check(module, data)
     options = cfg.trainer
@@ -113,7 +117,7 @@ def train_and_test(cfg: DictConfig, run_dir: Path, method: str, data_name: str) 
     with (
         deferred(),
         _loggers(cfg, run_dir, known, is_resumed=checkpoint is not None) as loggers,
-        _trainer(cfg, run_dir, method, module, loggers, selection, record) as trainer,
+        _trainer(cfg, run_dir, method, callbacks, loggers, selection, record) as trainer,
     ):
         log.info("Run folder: %s", run_dir)
         log.info("%s on %s, seed %d, precision %s.", method, data_name, cfg.seed, trainer.precision)
@@ -130,7 +134,7 @@ def train_and_test(cfg: DictConfig, run_dir: Path, method: str, data_name: str) 
                 "objective": objective,
                 "versions": known["versions"],
                 # None have been counted here where Lightning has started processes to train in.
-                "iterations": trainer.fit_loop.epoch_loop.batch_progress.total.ready or module.max_iters,
+                "iterations": trainer.fit_loop.epoch_loop.batch_progress.total.ready or module.total_iters,
                 "devices": trainer.world_size,
                 "test": scores,
                 "seconds": round(time.monotonic() - started, 1),
@@ -189,9 +193,10 @@ def epoch_length(data: SourceTargetDataModule, trainer: DictConfig) -> int:
 def _is_to_go_on(cfg: DictConfig, summary: dict[str, Any]) -> bool:
     """Whether a finished training is shorter than the one that is asked for now."""
     done, asked = summary.get("iterations"), cfg.method.get("max_iters")
-    if not isinstance(done, int) or asked is None or done >= asked:
+    further = sum(rounds.further for rounds in rounds_among(build_callbacks(cfg)))
+    if not isinstance(done, int) or asked is None or done >= asked + further:
         return False
-    limits = (build(cfg.method, "method").max_iters, (cfg.callbacks.get("stop") or {}).get("at_most"))
+    limits = (build(cfg.method, "method").max_iters + further, (cfg.callbacks.get("stop") or {}).get("at_most"))
     return done < min(limit for limit in limits if limit is not None)
 
 
@@ -290,13 +295,12 @@ def _trainer(
     cfg: DictConfig,
     run_dir: Path,
     method: str,
-    module: AdaptationModule,
+    callbacks: list[L.Callback],
     loggers: list[Logger],
     selection: Selection | None,
     record: dict[str, Any],
 ) -> Iterator[L.Trainer]:
-    """The trainer with callbacks."""
-    callbacks = [build(node, f"callbacks.{key}") for key, node in cfg.callbacks.items() if node]
+    """The trainer with ``callbacks`` and those that every run has."""
     if selection:
         callbacks.insert(0, selection)  # before what writes last.ckpt, which is to know of the epoch's decision
     callbacks.insert(0, StopAtSignal(f"the training of {method}"))

@@ -177,10 +177,12 @@ def check_resumable(path: str | Path, content: Mapping[str, Any], module: nn.Mod
             f"{path} is from a training that averages its weights: give callbacks=ema to go on, or begin a new run "
             f"from the average with method.init_from={path}."
         )
-    if done > (longest := getattr(module, "max_iters", done)):
+    longest, own_iters = (getattr(module, name, done) for name in ("total_iters", "max_iters"))
+    if done > longest:
+        rounds = f" and {longest - own_iters} in rounds after them" if longest > own_iters else ""
         raise CheckpointError(
-            f"{path} has trained {done} iterations, more than method.max_iters={longest}: give {done} or more, or "
-            "begin a new run."
+            f"{path} has trained {done} iterations, more than method.max_iters={own_iters}{rounds}: give "
+            f"{done} or more, or begin a new run."
         )
 
 

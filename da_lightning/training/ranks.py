@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy, Strategy
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from da_lightning.errors import UserError
@@ -88,6 +89,13 @@ def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
             if parameter.grad is None:
                 parameter.grad = torch.empty_like(parameter)
             parameter.grad.copy_(mean.view_as(parameter))
+
+
+def share_statistics(network: nn.Module) -> None:
+    """Give all ranks the batch-norm statistics of the first (DDP does so in automatic optimisation alone)."""
+    for norm in (part for part in network.modules() if isinstance(part, _BatchNorm)):
+        for buffer in norm.buffers():
+            dist.broadcast(buffer, 0)
 
 
 def _buckets(parameters: Sequence[nn.Parameter]) -> Iterator[list[nn.Parameter]]:

@@ -17,6 +17,7 @@ from da_lightning.files import copy_file
 from da_lightning.training.checkpoints import iterations_in
 from da_lightning.training.ema import averaged_weights
 from da_lightning.training.module import AdaptationModule
+from da_lightning.training.schedules import use_present_rates
 from da_lightning.training.strategy import failing_together
 from da_lightning.training.target_statistics import estimate_statistics
 
@@ -135,6 +136,8 @@ class Rounds(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self.is_fresh:  # a checkpoint's optimisers are restored after on_fit_start
             self._clear_optimizers(trainer)
+            for scheduler in (config.scheduler for config in trainer.lr_scheduler_configs):
+                use_present_rates(scheduler)  # those of a training that was to end there
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -126,6 +126,14 @@ def scheduled(optimizer: Optimizer, schedule: Schedule, then: tuple[int, Factor]
     return made if then is None else SequentialLR(optimizer, [made, LambdaLR(optimizer, then[1])], [then[0]])
 
 
+def use_present_rates(scheduler: Any) -> None:
+    """Give an optimiser the learning rates that its schedule has now, where the schedule is a factor by iteration."""
+    if isinstance(scheduler, LambdaLR):
+        factors = (factor(scheduler.last_epoch) for factor in scheduler.lr_lambdas)
+        for group, rate, factor in zip(scheduler.optimizer.param_groups, scheduler.base_lrs, factors, strict=True):
+            group["lr"] = rate * factor
+
+
 def _kind(target: Any) -> type[LRScheduler]:
     module, _, name = str(target).rpartition(".")
     kind = getattr(torch.optim.lr_scheduler, name, None) if module == "torch.optim.lr_scheduler" else None

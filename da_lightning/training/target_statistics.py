@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from typing import Any, cast
 
 import lightning.pytorch as L
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.optim.swa_utils import update_bn
 
 from da_lightning.data.source_target import SourceTargetDataModule
 from da_lightning.errors import UserError
@@ -33,10 +33,12 @@ class TargetStatistics(L.Callback):
                 estimate_statistics(trainer, module)
 
 
+@torch.no_grad()
 def estimate_statistics(trainer: L.Trainer, module: AdaptationModule) -> None:
     """Give all batch norms of the tested network the statistics of the target, the same on all ranks.
 
-    They are means over the target's training images, seen as in a test, in batches of ``data.eval_batch_size``.
+    They are means over the target's training images, seen as in a test, in batches of ``data.eval_batch_size``. Frozen
+    batch norms keep theirs. This is ``torch.optim.swa_utils.update_bn``, which would reset those, too.
     """
     data: Any = getattr(trainer, "datamodule", None)
     if not isinstance(data, SourceTargetDataModule):
@@ -45,17 +47,22 @@ def estimate_statistics(trainer: L.Trainer, module: AdaptationModule) -> None:
             "ours>), or set it to false."
         )
     network = cast(nn.Module, getattr(module, module.tested_network))
+    modes = [(part, part.training) for part in module.modules()]
+    module.train()
+    norms = {norm: norm.momentum for norm in _norms(network) if norm.training}
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the plain mean over batches
     loader = data.ordered_loader(data.unlabelled_target())
-
-    def images() -> Iterator[Tensor]:
-        for batch in tracked(trainer, loader, "Statistics of the target", len(loader), draw=False):
-            yield trainer.strategy.batch_to_device(batch)["image"]
-
-    update_bn(images(), network)
+    for batch in tracked(trainer, loader, "Statistics of the target", len(loader), draw=False) if norms else ():
+        network(trainer.strategy.batch_to_device(batch)["image"])
     # Each rank saw its own share; all must label and test under the same statistics.
-    for norm in _norms(network):
+    for norm, momentum in norms.items():
+        norm.momentum = momentum
         for statistic in (buffer for buffer in norm.buffers() if buffer.is_floating_point()):
             statistic.copy_(cast(Tensor, trainer.strategy.reduce(statistic, reduce_op="mean")))
+    for part, was_training in modes:
+        part.training = was_training
 
 
 @contextmanager
@@ -94,6 +101,8 @@ def check_norms(network: nn.Module, option: str) -> None:
             "method.target_statistics=true would write the target's statistics over those of a network whose batch "
             f"norm is frozen: set it to false, or {option}."
         )
+    elif frozen := sum(not norm.training for norm in norms):
+        log.info("%d of the %d batch norms are frozen and keep their statistics.", frozen, len(norms))
 
 
 def _norms(network: nn.Module) -> list[_BatchNorm]:

@@ -8,7 +8,7 @@ from typing import Any
 import lightning.pytorch as L
 import pytest
 import torch
-from tiny_runs import assert_same, assert_same_training, built, composed, tiny, trainer
+from tiny_runs import assert_same, assert_same_training, built, command, composed, run_folders, succeeded, tiny, trainer
 from torch import nn
 
 from da_lightning.config.build import build
@@ -226,3 +226,14 @@ def test_the_yaml_gives_every_option() -> None:
     shared = [name for name in node if name != "_target_"]
     assert {name: node[name] for name in shared} == {name: own[name] for name in shared}
     assert isinstance(made, SelfTraining) and isinstance(built("adaptsegnet")[0], AdaptationModule)
+
+
+def test_two_devices_label_and_train_as_one_run(tmp_path: Path) -> None:
+    lengths = ["callbacks.self_training.rounds=1", "callbacks.self_training.iters_per_round=2"]
+    observed = ["trainer.devices=2", "+callbacks.checksum={_target_: tiny_runs.WriteChecksum}"]
+    options = [*tiny("adaptsegnet"), "callbacks=self_training", *lengths, "method.target_statistics=true"]
+    succeeded(command(["method=adaptsegnet", *options, "method.max_iters=2", *observed], tmp_path))
+    (run,) = run_folders(tmp_path)
+    one, other = (json.loads((run / f"rank_{rank}.json").read_text()) for rank in range(2))
+    assert one == other and len(labels_in(run, 1)) == 6
+    assert json.loads((run / "metrics.json").read_text())["iterations"] == 4

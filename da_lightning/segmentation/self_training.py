@@ -138,7 +138,7 @@ class SelfTraining(Rounds):
             factor=partial(round_factor, self.every, self.round_lr_factor, self.round_lr_decay),
             fit_epochs=partial(align_epochs, phases=lengths),
         )
-        if data.trainer is None:
+        if data.trainer is None:  # before the run's record is made, which looks at epochs itself
             rehearse(module, partial(rehearse_labels, module, separate), data.training_shapes)
         else:
             module.fit_epochs(data)

@@ -13,9 +13,11 @@ from torch import nn
 
 from da_lightning.config.build import build
 from da_lightning.errors import CheckpointError, UserError
+from da_lightning.predict import load_method
 from da_lightning.segmentation.module import SegmentationModule
 from da_lightning.segmentation.self_training import SelfTraining
 from da_lightning.session import train_and_test
+from da_lightning.training.checkpoints import check_resumable
 from da_lightning.training.module import AdaptationModule
 from da_lightning.training.players import Backward, Batch, Group, Player, Step, Term, Updates
 
@@ -179,6 +181,21 @@ def test_one_option_adds_them(tmp_path: Path) -> None:
     assert (tmp_path / "pseudo_labels" / "round_3").is_dir()
     with pytest.raises(CheckpointError, match=r"method\.max_iters=4 and 2 in rounds after them: give 10 or more"):
         run("ckpt_path=" + str(tmp_path / "checkpoints" / "last.ckpt"), "callbacks.self_training.rounds=1")
+
+
+def test_checkpoints_of_the_former_class_are_refused_in_a_sentence(tmp_path: Path) -> None:
+    trainer(tmp_path).fit(*built("cbst"))
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    content = torch.load(last, weights_only=True)
+    content["method"] = "da_lightning.segmentation.self_training.SelfTrainedSegmenter"
+    torch.save(content, last)
+    message = (
+        "earlier version of da_lightning, whose SelfTrainedSegmenter is CBST now: use that version, or"
+    )
+    with pytest.raises(CheckpointError, match=message):
+        load_method(last)
+    with pytest.raises(CheckpointError, match=message):
+        check_resumable(last, content, built("cbst")[0], is_averaged=False)
 
 
 def joining(method: str, *options: str, **given: Any) -> Callable[[], None]:

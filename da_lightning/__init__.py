@@ -15,9 +15,8 @@ if TYPE_CHECKING:  # what type checkers and editors see; the table below is what
     from da_lightning.reid.source_only import ReidSourceOnly as ReidSourceOnly
     from da_lightning.reid.spgan import SPGAN as SPGAN
     from da_lightning.segmentation.adaptsegnet import AdaptSegNet as AdaptSegNet
+    from da_lightning.segmentation.cbst import CBST as CBST
     from da_lightning.segmentation.data import SegmentationDataModule as SegmentationDataModule
-    from da_lightning.segmentation.self_training import SelfTrainedSegmenter as CBST  # noqa: F401
-    from da_lightning.segmentation.self_training import SelfTrainedSegmenter as SelfTrainedSegmenter
     from da_lightning.segmentation.source_only import SourceOnly as SourceOnly
     from da_lightning.translation.cyclegan import CycleGAN as CycleGAN
     from da_lightning.translation.data import UnpairedImages as UnpairedImages
@@ -31,7 +30,7 @@ __version__ = "0.1.0"
 
 _MODULES = {
     "AdaptSegNet": "segmentation.adaptsegnet",
-    "CBST": "segmentation.self_training:SelfTrainedSegmenter",
+    "CBST": "segmentation.cbst",
     "CameraPair": "reid.camera_style",
     "CameraStyle": "reid.camera_style",
     "CycleGAN": "translation.cyclegan",
@@ -42,14 +41,13 @@ _MODULES = {
     "ReidSourceOnly": "reid.source_only",
     "SPGAN": "reid.spgan",
     "SegmentationDataModule": "segmentation.data",
-    "SelfTrainedSegmenter": "segmentation.self_training",
     "SourceOnly": "segmentation.source_only",
     "StarGAN": "translation.stargan",
     "UNIT": "translation.unit",
     "UNITClassifier": "translation.unit_classifier",
     "UnpairedImages": "translation.data",
 }
-"""By name: the module that has the class, and after a colon the class where it has another name there."""
+"""By name: the module that has the class."""
 
 __all__ = [*_MODULES]
 
@@ -57,8 +55,7 @@ __all__ = [*_MODULES]
 def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module, _, other = _MODULES[name].partition(":")
-    found = globals()[name] = getattr(import_module(f"{__name__}.{module}"), other or name)
+    found = globals()[name] = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
     return found
 
 

@@ -19,3 +19,13 @@ class DataError(UserError):
 
 class CheckpointError(UserError):
     """A checkpoint or a weight file that cannot be read or does not fit the network."""
+
+
+class NotFiniteError(UserError):
+    """A loss term or a weight became NaN or infinite; the message names it and the iteration."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            f"{what}: the last checkpoint is from before; lower the learning rate, clip gradients or raise the "
+            "precision."
+        )

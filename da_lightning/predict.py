@@ -119,7 +119,7 @@ def load_method(checkpoint: str | Path) -> "AdaptationModule":
     """
     from da_lightning.arguments import checked_arguments
     from da_lightning.config.roles import class_of_role
-    from da_lightning.training.checkpoints import read_checkpoint, without_origins
+    from da_lightning.training.checkpoints import check_current, read_checkpoint, without_origins
     from da_lightning.training.module import AdaptationModule
 
     content = read_checkpoint(checkpoint)
@@ -129,6 +129,7 @@ def load_method(checkpoint: str | Path) -> "AdaptationModule":
             f"{checkpoint} does not say which method it is of (it holds {', '.join(map(str, list(content)[:5]))}): "
             "give a checkpoint of a run, like last.ckpt."
         )
+    check_current(checkpoint, content)
     kind = class_of_role(name, (AdaptationModule,), f"The method of {checkpoint}, {name},")
     options = without_origins(content["hyper_parameters"])
     if not isinstance(options, dict):

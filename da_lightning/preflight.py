@@ -58,6 +58,11 @@ def build_trainer(node: DictConfig, **extra: Any) -> L.Trainer:
         raise UserError(f"trainer: {' '.join(str(error).split())}") from None
 
 
+def build_callbacks(cfg: DictConfig) -> list[L.Callback]:
+    """The callbacks that ``cfg.callbacks`` names."""
+    return [build(node, f"callbacks.{key}") for key, node in cfg.callbacks.items() if node]
+
+
 def check_left_out_source(cfg: DictConfig) -> None:
     """Check that no option has its value from a source which is null; before anything is resolved.
 

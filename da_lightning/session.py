@@ -17,7 +17,7 @@ from da_lightning.config.left_behind import read_summary
 from da_lightning.data.source_target import SourceTargetDataModule
 from da_lightning.errors import CheckpointError, UserError
 from da_lightning.names import shown
-from da_lightning.preflight import check_built, check_configuration
+from da_lightning.preflight import build_callbacks, check_built, check_configuration
 from da_lightning.processes import is_first_process
 from da_lightning.report import leave_report
 from da_lightning.stopping import deferred
@@ -35,6 +35,7 @@ from da_lightning.training.checkpoints import (
 from da_lightning.training.media import MediaLogger
 from da_lightning.training.module import AdaptationModule
 from da_lightning.training.results import draw_bars, peak_memory_mb, print_table, versions, write_metrics
+from da_lightning.training.rounds import rounds_among
 from da_lightning.training.run_record import check_unchanged, run_record
 from da_lightning.training.selection import Selection
 from da_lightning.training.strategy import count_processes
@@ -72,6 +73,9 @@ def train_and_test(cfg: DictConfig, run_dir: Path, method: str, data_name: str) 
     objective = cfg.objective or module.objective
     selection = cast(Selection, build(cfg.selection, "selection")) if cfg.selection else None
     check_built(cfg, cast(SourceTargetDataModule, data), module)
+    callbacks = build_callbacks(cfg)
+    for rounds in rounds_among(callbacks):
+        rounds.join(module, data)
     if selection:
         selection.check(module, data)
     options = cfg.trainer
@@ -98,7 +102,7 @@ def train_and_test(cfg: DictConfig, run_dir: Path, method: str, data_name: str) 
     with (
         deferred(),
         run_loggers(cfg, run_dir, known, is_resumed=checkpoint is not None) as loggers,
-        run_trainer(cfg, run_dir, method, loggers, selection, record) as trainer,
+        run_trainer(cfg, run_dir, method, callbacks, loggers, selection, record) as trainer,
     ):
         log.info("Run folder: %s", run_dir)
         log.info("%s on %s, seed %d, precision %s.", method, data_name, cfg.seed, trainer.precision)
@@ -115,7 +119,7 @@ def train_and_test(cfg: DictConfig, run_dir: Path, method: str, data_name: str) 
                 "objective": objective,
                 "versions": known["versions"],
                 # None have been counted here where Lightning has started processes to train in.
-                "iterations": module.iterations_done or module.max_iters,
+                "iterations": module.iterations_done or module.total_iters,
                 "devices": trainer.world_size,
                 "test": scores,
                 "seconds": round(time.monotonic() - started, 1),
@@ -174,9 +178,10 @@ def epoch_length(data: SourceTargetDataModule, trainer: DictConfig) -> int:
 def _is_to_go_on(cfg: DictConfig, summary: dict[str, Any]) -> bool:
     """Whether a finished training is shorter than the one that is asked for now."""
     done, asked = summary.get("iterations"), cfg.method.get("max_iters")
-    if not isinstance(done, int) or asked is None or done >= asked:
+    further = sum(rounds.further for rounds in rounds_among(build_callbacks(cfg)))
+    if not isinstance(done, int) or asked is None or done >= asked + further:
         return False
-    longest = build_method(cfg.method, build(cfg.data, "data")).max_iters
+    longest = build_method(cfg.method, build(cfg.data, "data")).max_iters + further
     limits = (longest, (cfg.callbacks.get("stop") or {}).get("at_most"))
     return done < min(limit for limit in limits if limit is not None)
 

@@ -30,17 +30,17 @@ def run_trainer(
     cfg: DictConfig,
     run_dir: Path,
     method: str,
+    callbacks: list[L.Callback],
     loggers: list[Logger],
     selection: Selection | None,
     record: dict[str, Any],
 ) -> Iterator[L.Trainer]:
-    """The trainer of ``cfg`` with its callbacks, for the run in ``run_dir``; what it refuses inside is a sentence.
+    """The trainer of ``cfg`` for the run in ``run_dir``, with ``callbacks`` and those that every run has.
 
     Raises:
         UserError: Options that Lightning refuses.
     """
-    callbacks = [build(node, f"callbacks.{key}") for key, node in cfg.callbacks.items() if node]
-    callbacks += [StopAtSignal(f"the training of {method}"), *([selection] if selection else [])]
+    callbacks = [*callbacks, StopAtSignal(f"the training of {method}"), *([selection] if selection else [])]
     if not cfg.trainer.enable_progress_bar:
         bars = (L.callbacks.ProgressBar, ProgressLines)
         callbacks = [callback for callback in callbacks if not isinstance(callback, bars)]

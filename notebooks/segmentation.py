@@ -45,11 +45,12 @@ from torch.optim.swa_utils import update_bn
 from torchvision.io import decode_image
 
 from da_lightning.config import CONF_DIR
+from da_lightning.segmentation.cbst import CBST
 from da_lightning.segmentation.data import SegmentationDataModule
 from da_lightning.segmentation.datasets import ToyStreets
 from da_lightning.segmentation.module import SegmentationModule
 from da_lightning.segmentation.pseudo_labels import class_counts, find_thresholds, realised_shares, select
-from da_lightning.segmentation.self_training import SelfTrainedSegmenter
+from da_lightning.segmentation.self_training import SelfTraining
 from da_lightning.segmentation.source_only import SourceOnly
 from da_lightning.stages import train_in_stages
 from da_lightning.toy.streets import CLASSES
@@ -212,9 +213,9 @@ show(
 # %% [markdown]
 # ## A round of self-training
 #
-# `SelfTrainedSegmenter` brings a callback, `SelfTraining`, which does the above where a round begins: it labels the
-# target, writes the labels to disk, and hands them to the data module. Then training goes on, on source labels and
-# pseudo labels as one set. It begins from the checkpoint of above.
+# `CBST` brings a callback, `SelfTraining`, which does the above where a round begins: it labels the target, writes the
+# labels to disk, and hands them to the data module. Then training goes on, on source labels and pseudo labels as one
+# set. It begins from the checkpoint of above.
 #
 # Before it labels, the callback estimates the statistics of batch norm anew on target images (AdaBN, Li et al., 2016).
 # That alone changes much, so it gets a row of its own: two lines of PyTorch.
@@ -224,7 +225,7 @@ adabn = deepcopy(source_only)
 update_bn((batch["image"] for batch in data.ordered_loader(data.target_view.unaugmented())), adabn.network)
 scores["AdaBN"] = trainer().test(adabn, datamodule=data, verbose=False)[0]
 
-cbst = SelfTrainedSegmenter(
+cbst = CBST(
     source_iters=0,  # begin from a checkpoint
     init_from=str(RUN / "source_only.ckpt"),
     rounds=1,
@@ -236,6 +237,7 @@ cbst = SelfTrainedSegmenter(
 )
 run = trainer()
 run.fit(cbst, datamodule=data)
+round_ = next(callback for callback in run.callbacks if isinstance(callback, SelfTraining))
 scores["CBST"] = run.test(cbst, datamodule=data, verbose=False)[0]
 for method, values in scores.items():
     print(f"{method:12} mIoU on the target {values['target/miou']:6.1%}, on the source {values['source/miou']:6.1%}")
@@ -244,7 +246,6 @@ for method, values in scores.items():
 # The callback keeps what it found, and the label files are ordinary PNGs of class ids (255: no label).
 
 # %%
-round_ = cbst.self_training
 labels = [decode_image(str(data.target_view.pseudo_label_file(i)))[0] for i in range(len(data.target_view))]
 shares = realised_shares(class_counts(torch.stack(labels), len(NAMES)), torch.tensor(round_.counts))
 _, axes = plt.subplots(1, 2, figsize=(11, 3))

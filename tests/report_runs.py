@@ -45,7 +45,7 @@ def finished_run(
     config = {
         "seed": seed,
         "method": {
-            "_target_": "da_lightning.segmentation.self_training.SelfTrainedSegmenter",
+            "_target_": "da_lightning.segmentation.cbst.CBST",
             "classes": dict(CLASSES),
             "seed": "${seed}",
             **(options or {}),

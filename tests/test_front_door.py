@@ -12,10 +12,9 @@ from tiny_runs import METHODS, command, composed, run_folders, succeeded, tiny
 from torchvision.io import decode_image
 from wandb_records import read_run
 
-from da_lightning.errors import UserError
+from da_lightning.errors import NotFiniteError, UserError
 from da_lightning.session import train_and_test
 from da_lightning.toy.streets import CLASSES
-from da_lightning.training.module import NotFiniteError
 
 pytestmark = pytest.mark.slow
 

@@ -211,7 +211,7 @@ def test_another_method_and_a_shorter_training_are_refused(stopped: Path, tmp_pa
     cbst = tmp_path / "cbst"
     train(cbst, "method.max_iters=4", "test=false", method="cbst")
     for method, name, words in (
-        (METHOD, None, "SelfTrainedSegmenter.*SourceOnly"),
+        (METHOD, None, "CBST.*SourceOnly"),
         ("self_training", None, "the method was cbst and is self_training"),
     ):
         with pytest.raises(CheckpointError, match=words):

@@ -302,7 +302,7 @@ class Kill(L.Callback):
     ``KILL_WHOM=group`` or ``parent`` gets it instead.
     """
 
-    WRITERS = {"label": "da_lightning.segmentation.self_training", "translation": "da_lightning.reid.translated"}
+    WRITERS = {"label": "da_lightning.segmentation.labelling", "translation": "da_lightning.reid.translated"}
 
     def __init__(self) -> None:
         self.what, *pattern, count = os.environ.get("KILL", "never 0").split()

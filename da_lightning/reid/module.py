@@ -1,7 +1,8 @@
 """What all re-identification methods share: backbone, classifier over the source's persons, ranking test, pictures."""
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, Literal
 
@@ -26,6 +27,7 @@ from da_lightning.training.optimizers import optimizer_options
 from da_lightning.training.players import Group, Player
 from da_lightning.training.schedules import ScheduleOptions, steps
 from da_lightning.training.scores import NeighbourhoodDensity, SelectionScore
+from da_lightning.training.target_statistics import TargetStatistics, check_norms, under_target_statistics
 from da_lightning.training.weights import check_children, tested_weights
 
 logger = logging.getLogger(__name__)
@@ -52,10 +54,12 @@ class ReidModule(AdaptationModule):
         image_size, interpolation: (H, W) of test images and how they are resized to it, for prediction.
         init_from: Weights to begin with: a checkpoint of ours, or what :meth:`official_state` knows. A classifier of
             another number of persons is left out.
+        target_statistics: Test, select and save at the end under the target's batch-norm statistics (AdaBN).
         max_iters, accumulate, seed, schedule: See :class:`~da_lightning.training.module.AdaptationModule`.
     """
 
     objective = "target/map"
+    tested_network = "backbone"
 
     def __init__(
         self,
@@ -75,6 +79,7 @@ class ReidModule(AdaptationModule):
         image_size: tuple[int, int] | None = None,
         interpolation: Interpolation | None = None,
         init_from: str | None = None,
+        target_statistics: bool = False,
         accumulate: PositiveInt = 1,
         seed: Seed = 0,
         schedule: ScheduleOptions = None,
@@ -88,6 +93,9 @@ class ReidModule(AdaptationModule):
         self.num_persons, self.image_size, self.interpolation = num_persons, image_size, interpolation
         self.init_from = init_from
         self.backbone = build_backbone(backbone)
+        self.target_statistics = target_statistics
+        if target_statistics:
+            check_norms(self.backbone, "method.backbone.frozen_norms=null")
 
     # -- what a method builds on -------------------------------------------------------------------------------------
 
@@ -175,7 +183,12 @@ class ReidModule(AdaptationModule):
         return {"embedder": Player(groups, self.optimizer_options, self.clip_norm, self.schedule)}
 
     def configure_callbacks(self) -> list[L.Callback]:
-        return [RankingPicture()]
+        return [RankingPicture(), *([TargetStatistics()] if self.target_statistics else [])]
+
+    @contextmanager
+    def as_tested(self) -> Iterator[None]:
+        with under_target_statistics(self):
+            yield
 
     def _load(self, path: str) -> None:
         content = read_checkpoint(path)

@@ -71,7 +71,8 @@ class AdaptSegNet(SegmentationModule):
         )
 
     def configure_callbacks(self) -> list[L.Callback]:
-        return [KeepSourceOnly(self.source_iters)] if self.source_iters else []
+        kept = [KeepSourceOnly(self.source_iters)] if self.source_iters else []
+        return [*kept, *super().configure_callbacks()]
 
     def players(self) -> dict[str, Player]:
         critics = {

@@ -1,9 +1,11 @@
 """What all segmentation methods share: the network, its supervised loss, the test, the pictures."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+import lightning.pytorch as L
 import torch
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn
@@ -11,6 +13,7 @@ from torchmetrics import Metric
 from torchmetrics.classification import MulticlassJaccardIndex
 
 from da_lightning.arguments import Seed
+from da_lightning.errors import UserError
 from da_lightning.names import shown
 from da_lightning.segmentation.losses import IGNORE, pixel_cross_entropy, upsampled
 from da_lightning.segmentation.networks import build_network
@@ -23,6 +26,7 @@ from da_lightning.training.optimizers import optimizer_options
 from da_lightning.training.players import Group, Player, Term
 from da_lightning.training.schedules import ScheduleOptions
 from da_lightning.training.scores import MeanEntropy, PixelNeighbourhoodDensity, SelectionScore
+from da_lightning.training.target_statistics import TargetStatistics, check_norms, under_target_statistics
 
 
 class SegmentationModule(AdaptationModule):
@@ -39,11 +43,13 @@ class SegmentationModule(AdaptationModule):
         align_corners: Of every bilinear upsampling of logits; official weights want ``True``.
         clip_norm: Largest gradient norm; ``None`` does not clip.
         init_from: Weights to begin with: a checkpoint of ours or an official state dict.
+        target_statistics: Test, select, label and save at the end under the target's batch-norm statistics (AdaBN).
         max_iters, accumulate, seed, schedule: See :class:`~da_lightning.training.module.AdaptationModule`.
     """
 
     network: SegmentationNetwork
     objective = "target/miou"
+    tested_network = "network"
 
     def __init__(
         self,
@@ -56,6 +62,7 @@ class SegmentationModule(AdaptationModule):
         align_corners: bool = True,
         clip_norm: PositiveFloat | None = None,
         init_from: str | None = None,
+        target_statistics: bool = False,
         accumulate: PositiveInt = 1,
         seed: Seed = 0,
         schedule: ScheduleOptions = None,
@@ -69,6 +76,9 @@ class SegmentationModule(AdaptationModule):
         self.network = build_network(network, len(self.classes))
         if init_from:
             load_weights(self.network, init_from, self.classes)
+        self.target_statistics = target_statistics
+        if target_statistics:
+            check_norms(self.network, "method.network.bn_stats=batch")
 
     def forward(self, image: Tensor) -> Tensor:
         """Class logits [B, K, H, W] of an RGB image [B, 3, H, W] in [0, 1], at the image's size."""
@@ -102,6 +112,22 @@ class SegmentationModule(AdaptationModule):
             name: Term(pixel_cross_entropy(upsampled(logits, label.shape[-2:], self.align_corners), label), weight)
             for name, weight, logits in zip(names, weights, levels, strict=False)
         }
+
+    def player_of_network(self) -> str:
+        """Name of the player that moves the network; once the optimisers are there."""
+        own = {id(parameter) for parameter in self.network.parameters()}
+        for name, player in self._players.items():
+            if any(id(parameter) in own for parameter in player.parameters):
+                return name
+        raise UserError(f"None of the players of {type(self).__name__} moves its network, which is to be trained.")
+
+    def configure_callbacks(self) -> list[L.Callback]:
+        return [TargetStatistics()] if self.target_statistics else []
+
+    @contextmanager
+    def as_tested(self) -> Iterator[None]:
+        with under_target_statistics(self):
+            yield
 
     def rehearsal(self, images: dict[str, Tensor]) -> None:
         self.network(next(iter(images.values())))

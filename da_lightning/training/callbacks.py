@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 
 class StopAtIteration(L.Callback):
-    """Ends training after ``module.max_iters`` batches (Lightning's ``max_steps`` counts optimiser steps).
+    """Ends training after ``module.total_iters`` batches (Lightning's ``max_steps`` counts optimiser steps).
 
     Args:
         at_most: Or after so many, if they are fewer; that reaches stages, whose ``max_iters`` are their own.
@@ -40,7 +40,7 @@ class StopAtIteration(L.Callback):
 
     def length(self, module: L.LightningModule) -> int:
         """Iterations of the training."""
-        iterations = cast(AdaptationModule, module).max_iters
+        iterations = cast(AdaptationModule, module).total_iters
         return iterations if self.at_most is None else min(iterations, self.at_most)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -139,7 +139,7 @@ class Pictures(L.Callback):
     ) -> None:
         module = cast(AdaptationModule, pl_module)
         is_due = trainer.is_last_batch and (trainer.current_epoch + 1) % self.every_n_epochs == 0
-        if trainer.is_global_zero and (is_due or trainer.should_stop or module.iterations_done >= module.max_iters):
+        if trainer.is_global_zero and (is_due or trainer.should_stop or module.iterations_done >= module.total_iters):
             for domain, sample in batch.items():
                 first = {key: value[: self.count] for key, value in sample.items()}
                 columns, overlays = _pictures(module, first, domain), self._overlays_of(trainer, module, first, domain)

@@ -19,6 +19,9 @@ log = logging.getLogger(__name__)
 LAST, PREVIOUS, SOURCE_ONLY = "last.ckpt", "previous.ckpt", "source_only.ckpt"
 """Files in a run's ``checkpoints``: of the last epoch, of the one before, and of what adaptation began from."""
 
+FORMER_CLASSES = {"SelfTrainedSegmenter": "CBST"}
+"""Classes of methods that checkpoints may name, and what they are called now."""
+
 # The unpickler trips over other kinds of files in many ways.
 _UNREADABLE = (
     *(RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError, AttributeError),
@@ -142,6 +145,20 @@ def newest_training(folder: Path) -> tuple[Path, dict[str, Any]] | None:
     return previous, content
 
 
+def check_current(path: str | Path, content: Mapping[str, Any]) -> None:
+    """Check that the class of a checkpoint's method is still there.
+
+    Raises:
+        CheckpointError: It has another name now.
+    """
+    kind = str(content.get("method")).rpartition(".")[2]
+    if kind in FORMER_CLASSES:
+        raise CheckpointError(
+            f"{path} is from an earlier version of da_lightning, whose {kind} is {FORMER_CLASSES[kind]} now: use that "
+            f"version, or begin a new run from its weights with method.init_from={path}."
+        )
+
+
 def check_resumable(path: str | Path, content: Mapping[str, Any], module: nn.Module, is_averaged: bool) -> None:
     """Check that the training in a checkpoint can go on in ``module``, with or without an average of its weights.
 
@@ -155,6 +172,7 @@ def check_resumable(path: str | Path, content: Mapping[str, Any], module: nn.Mod
             f"{path} holds weights at most and no training that could go on: begin a new one with "
             f"method.init_from={path}."
         )
+    check_current(path, content)
     check_classes(path, content, getattr(module, "classes", ()))
     recorded, own = content.get("method"), f"{type(module).__module__}.{type(module).__qualname__}"
     if recorded not in (None, own):
@@ -169,10 +187,12 @@ def check_resumable(path: str | Path, content: Mapping[str, Any], module: nn.Mod
             f"{path} is from a training that averages its weights: give callbacks=ema to go on, or begin a new run "
             f"from the average with method.init_from={path}."
         )
-    if done > (longest := getattr(module, "max_iters", done)):
+    longest, own_iters = (getattr(module, name, done) for name in ("total_iters", "max_iters"))
+    if done > longest:
+        rounds = f" and {longest - own_iters} in rounds after them" if longest > own_iters else ""
         raise CheckpointError(
-            f"{path} has trained {done} iterations, more than method.max_iters={longest}: give {done} or more, or "
-            "begin a new run."
+            f"{path} has trained {done} iterations, more than method.max_iters={own_iters}{rounds}: give "
+            f"{done} or more, or begin a new run."
         )
 
 

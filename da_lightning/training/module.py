@@ -12,31 +12,26 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
 from da_lightning.arguments import Seed
-from da_lightning.errors import UserError
+from da_lightning.errors import NotFiniteError, UserError
 from da_lightning.private.lightning import batch_number, batches_done, trainer_of
 from da_lightning.seeds import mixed_seed
 from da_lightning.training.checkpoints import without_origins
 from da_lightning.training.ema import averaged_weights
 from da_lightning.training.norms import share_statistics
 from da_lightning.training.optimizers import make_optimizer
-from da_lightning.training.players import Batch, Player, Step, Term, Updates
+from da_lightning.training.players import Batch, Extension, Player, Step, Term, Updates
 from da_lightning.training.precision import CONVERTED, cast_inputs
-from da_lightning.training.ranks import agreed, average_gradients, check_whole_parameters, without_ddp_reduction
+from da_lightning.training.ranks import (
+    agreed,
+    average_gradients,
+    check_whole_parameters,
+    without_ddp_reduction,
+)
 from da_lightning.training.rehearsal import Shapes, rehearse, size_problem
 from da_lightning.training.schedules import Factor, ScheduleOptions, constant, make_schedule, scheduled
 from da_lightning.training.teacher import Following, Teacher, recorded_teachers
 
 log = logging.getLogger(__name__)
-
-
-class NotFiniteError(UserError):
-    """A loss term or a weight became NaN or infinite; the message names it and the iteration."""
-
-    def __init__(self, what: str) -> None:
-        super().__init__(
-            f"{what}: the last checkpoint is from before; lower the learning rate, clip gradients or raise the "
-            "precision."
-        )
 
 
 class AdaptationModule(L.LightningModule):
@@ -61,6 +56,15 @@ class AdaptationModule(L.LightningModule):
 
     memory_format: torch.memory_format | None = None
     """How convolution weights lie in memory; ``None`` leaves them as they are."""
+
+    tested_network = ""
+    """Name of the network that is tested."""
+
+    target_statistics = False
+    """Whether it is tested under the target's batch-norm statistics; see the module of that name."""
+
+    extension: Extension | None = None
+    """What follows ``max_iters``."""
 
     def __init__(
         self, max_iters: PositiveInt, accumulate: PositiveInt = 1, seed: Seed = 0, schedule: ScheduleOptions = None
@@ -114,6 +118,8 @@ class AdaptationModule(L.LightningModule):
         Raises:
             UserError: Its own length does not fit.
         """
+        if self.extension is not None:
+            self.extension.fit_epochs(data)
 
     def rehearsal(self, images: dict[str, Tensor]) -> None:
         """Pass ``images`` [B, C, H, W] of each domain through the networks as training does; only shapes matter."""
@@ -138,6 +144,11 @@ class AdaptationModule(L.LightningModule):
     def load_from_checkpoint(cls, checkpoint_path: Any, *arguments: Any, **options: Any) -> Any:
         """As Lightning's, of tensors and plain values alone, whatever the environment says."""
         return super().load_from_checkpoint(checkpoint_path, *arguments, **{**options, "weights_only": True})
+
+    @property
+    def total_iters(self) -> int:
+        """Iterations of the whole training: the method's own and those of what follows."""
+        return self.max_iters + (self.extension.iterations if self.extension is not None else 0)
 
     @property
     def iteration(self) -> int:
@@ -173,7 +184,8 @@ class AdaptationModule(L.LightningModule):
         configured = []
         for player in self._players.values():
             optimizer = make_optimizer(player.groups, player.optimizer)
-            configured.append({"optimizer": optimizer, "lr_scheduler": scheduled(optimizer, player.schedule)})
+            then = (self.max_iters, self.extension.factor) if self.extension is not None else None
+            configured.append({"optimizer": optimizer, "lr_scheduler": scheduled(optimizer, player.schedule, then)})
         return configured
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -191,7 +203,7 @@ class AdaptationModule(L.LightningModule):
         optimizers = dict(zip(self._players, _as_list(self.optimizers()), strict=True))
         # Groups of batches that make a step; the last of an epoch, and of the training, may be smaller.
         place = batch_idx % self.accumulate
-        left = min(self.trainer.num_training_batches - batch_idx, self.max_iters - self.iteration)
+        left = min(self.trainer.num_training_batches - batch_idx, self.total_iters - self.iteration)
         group = min(self.accumulate, place + left)
         is_first, is_last = place == 0, place + 1 == group or self.trainer.is_last_batch
         weighted: dict[str, Tensor] = {}  # of players, which may have several backward passes
@@ -232,9 +244,12 @@ class AdaptationModule(L.LightningModule):
             schedule.step()
 
     def _updates(self, batch: Batch) -> Updates:
-        """:meth:`updates`, which say in a sentence if sizes are too small for them."""
+        """:meth:`updates`, or those of what follows, which say in a sentence if sizes are too small for them."""
         try:
-            yield from self.updates(batch)
+            if self.extension is not None and self.iteration >= self.max_iters:
+                yield from self.extension.updates(self, batch)
+            else:
+                yield from self.updates(batch)
         except (RuntimeError, ValueError) as error:
             images = {domain: sample["image"] for domain, sample in batch.items() if "image" in sample}
             if sentence := size_problem(error, {domain: image.shape for domain, image in images.items()}):

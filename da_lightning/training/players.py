@@ -1,13 +1,13 @@
 """What a method says of its step: who plays, what they minimise, when gradients are made and when weights move."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from pydantic import PositiveFloat
 from torch import Tensor, nn
 
-from da_lightning.training.schedules import Schedule, constant
+from da_lightning.training.schedules import Factor, Schedule, constant
 
 Batch = dict[str, dict[str, Tensor]]
 """``{"source": sample, "target": sample}``."""
@@ -73,3 +73,20 @@ class Step(NamedTuple):
 
 
 Updates = Iterator[Backward | Step]
+
+
+@dataclass(frozen=True)
+class Extension:
+    """What follows a method's own ``max_iters``, such as rounds of self-training.
+
+    Args:
+        iterations: Its length.
+        updates: In place of the method's, from the method and a batch.
+        factor: On all learning rates, from the iteration since its beginning.
+        fit_epochs: Gives a data module the length of epochs that it needs.
+    """
+
+    iterations: int
+    updates: Callable[[Any, Batch], Updates]
+    factor: Factor
+    fit_epochs: Callable[[Any], None]

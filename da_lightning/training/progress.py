@@ -159,7 +159,7 @@ def _say_part(what: str, done: int, clock: _Clock, say: Callable[..., None]) -> 
 
 def _length(trainer: L.Trainer, module: L.LightningModule) -> int:
     stops = (c for c in trainer.callbacks if isinstance(c, StopAtIteration))  # type: ignore[attr-defined]
-    return next((stop.length(module) for stop in stops), cast(AdaptationModule, module).max_iters)
+    return next((stop.length(module) for stop in stops), cast(AdaptationModule, module).total_iters)
 
 
 def _losses(trainer: L.Trainer) -> dict[str, float]:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau, SequentialLR
 
 from da_lightning.arguments import Share, checked_arguments
 from da_lightning.errors import UserError
@@ -110,12 +110,28 @@ def make_schedule(options: ScheduleOptions, max_iters: int, own: Schedule | None
     return schedule(**checked_arguments(schedule, options, "method.schedule"))
 
 
-def scheduled(optimizer: Optimizer, schedule: Schedule) -> LRScheduler:
-    """The scheduler of torch that steps ``optimizer`` through ``schedule``."""
+def scheduled(optimizer: Optimizer, schedule: Schedule, then: tuple[int, Factor] | None = None) -> LRScheduler:
+    """The scheduler of torch that steps ``optimizer`` through ``schedule``.
+
+    Args:
+        then: The iteration where another factor takes its place, and that factor from there on.
+    """
     if callable(schedule):
-        return LambdaLR(optimizer, schedule)
+        if then is None:
+            return LambdaLR(optimizer, schedule)
+        own, (end, factor) = schedule, then
+        return LambdaLR(optimizer, lambda iteration: own(iteration) if iteration < end else factor(iteration - end))
     options = {name: value for name, value in schedule.items() if name != "_target_"}
-    return _made(_kind(schedule["_target_"]), optimizer, options)
+    made = _made(_kind(schedule["_target_"]), optimizer, options)
+    return made if then is None else SequentialLR(optimizer, [made, LambdaLR(optimizer, then[1])], [then[0]])
+
+
+def use_present_rates(scheduler: Any) -> None:
+    """Give an optimiser the learning rates that its schedule has now, where the schedule is a factor by iteration."""
+    if isinstance(scheduler, LambdaLR):
+        factors = (factor(scheduler.last_epoch) for factor in scheduler.lr_lambdas)
+        for group, rate, factor in zip(scheduler.optimizer.param_groups, scheduler.base_lrs, factors, strict=True):
+            group["lr"] = rate * factor
 
 
 def _kind(target: Any) -> type[LRScheduler]:

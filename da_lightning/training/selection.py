@@ -90,7 +90,7 @@ class Selection(ModelCheckpoint):
 
     def describe(self, module: AdaptationModule) -> str:
         """How the kept weights were selected, and when."""
-        return f"{WORDS[self.score]} (iteration {self.iteration:,} of {module.max_iters:,})"
+        return f"{WORDS[self.score]} (iteration {self.iteration:,} of {module.total_iters:,})"
 
     # -- Lightning's hooks -------------------------------------------------------------------------------------------
 
@@ -107,7 +107,7 @@ class Selection(ModelCheckpoint):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         module = cast(AdaptationModule, pl_module)
         done = module.iterations_done
-        if (trainer.current_epoch + 1) % self.period and done < module.max_iters:
+        if (trainer.current_epoch + 1) % self.period and done < module.total_iters:
             return
         with averaged_weights(trainer, module), module.as_tested():
             value = self._value(trainer, module)

@@ -25,7 +25,7 @@ class StopAtSignal(L.Callback):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if stage == "fit":
             folder = Path(trainer.default_root_dir)
-            self.progress = Progress(folder, total=cast(AdaptationModule, pl_module).max_iters, look=self._look)
+            self.progress = Progress(folder, total=cast(AdaptationModule, pl_module).total_iters, look=self._look)
             self._file = self._last()
             attend(self.progress)
         check()

@@ -263,7 +263,7 @@ def test_cbst_has_the_official_numbers(tmp_path, experiment, portions, shares, p
     firsts = [module.source_iters + number * module.iters_per_round for number in range(6)]
     rates = [2.5e-4 * module.schedule(first) for first in firsts]
     assert rates == pytest.approx([1e-4 / math.sqrt(2) ** number for number in range(6)], rel=1e-3)
-    training = module.self_training
+    training = module.make_rounds()
     assert (training.rounds, training.policy, training.threshold_stride) == (6, policy, 4)
     assert (training.portions, training.source_shares) == (portions, shares)
 

@@ -17,13 +17,13 @@ from torch.nn import functional as F
 
 from da_lightning import stages
 from da_lightning.config.build import build, build_method
-from da_lightning.errors import UserError
+from da_lightning.errors import NotFiniteError, UserError
 from da_lightning.predict import load_method
 from da_lightning.report import report
 from da_lightning.segmentation.source_only import SourceOnly
 from da_lightning.session import train_and_test
 from da_lightning.training.callbacks import StopAtIteration
-from da_lightning.training.module import AdaptationModule, NotFiniteError
+from da_lightning.training.module import AdaptationModule
 from da_lightning.training.scores import (
     MeanEntropy,
     NeighbourhoodDensity,

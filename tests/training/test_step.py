@@ -12,8 +12,8 @@ from tiny_runs import Poison, assert_same_training, trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from da_lightning.errors import UserError
-from da_lightning.training.module import AdaptationModule, NotFiniteError, frozen
+from da_lightning.errors import NotFiniteError, UserError
+from da_lightning.training.module import AdaptationModule, frozen
 from da_lightning.training.players import Backward, Batch, Group, Player, Step, Term, Updates
 from da_lightning.training.stopping import StopAtSignal
 

@@ -15,6 +15,7 @@ from lightning.pytorch.callbacks import (
 from tiny_runs import METHODS, composed, tiny
 
 from da_lightning.config.build import build
+from da_lightning.preflight import build_callbacks
 from da_lightning.trainer import run_trainer
 from da_lightning.training.callbacks import ChannelsLast, Pictures, SameBatches, StopAtIteration
 from da_lightning.training.ema import AveragedWeights
@@ -28,7 +29,7 @@ def acting(folder: Path, *overrides: str) -> list[L.Callback]:
     """The callbacks of a run in the order in which Lightning calls them; without those that the method adds."""
     cfg = composed(*overrides)
     selection: Any = build(cfg.selection, "selection") if cfg.selection else None
-    with run_trainer(cfg, folder, "method", [], selection, {}) as trainer:
+    with run_trainer(cfg, folder, "method", build_callbacks(cfg), [], selection, {}) as trainer:
         return list(trainer.callbacks)  # type: ignore[attr-defined]
 
 

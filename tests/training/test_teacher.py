@@ -21,7 +21,7 @@ from da_lightning.export import write
 from da_lightning.predict import load_method
 from da_lightning.preflight import check_built
 from da_lightning.reid.source_only import ReidSourceOnly
-from da_lightning.segmentation.self_training import SelfTrainedSegmenter
+from da_lightning.segmentation.cbst import CBST
 from da_lightning.segmentation.source_only import SourceOnly
 from da_lightning.session import train_and_test
 from da_lightning.training.ema import AveragedWeights
@@ -398,7 +398,7 @@ def test_a_run_reports_it_with_selected_weights_and_last_ones(
 @pytest.mark.slow
 @pytest.mark.parametrize("tested", ["student", "teacher"])
 def test_pseudo_labels_are_of_it(tested: str, tmp_path: Path) -> None:
-    class Labelling(SelfTrainedSegmenter):
+    class Labelling(CBST):
         def __init__(self, **options: Any) -> None:
             super().__init__(**options)
             self.save_hyperparameters()

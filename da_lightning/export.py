@@ -22,16 +22,14 @@ to=target       or source
 Re-identification gives features of length 1, of images of the size that the method was trained at
 """
 
-import io
-import json
 import sys
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from da_lightning.errors import UserError
+from da_lightning.exported_files import WRITERS
 from da_lightning.files import check_writable, whole_file
 from da_lightning.loading import load_tensors_alone
 from da_lightning.names import shown
@@ -40,7 +38,6 @@ from da_lightning.stopping import interruptible
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-    from torch.export import ExportedProgram
 
     from da_lightning.training.exportable import Exportable
 
@@ -51,9 +48,6 @@ TOLERANCE = 1e-4
 
 SMALLEST = 32
 """Pixels of the shortest side that a file with open sizes takes."""
-
-METADATA = "da_lightning.json"
-"""Name of the metadata inside a .pt2 file."""
 
 
 @interruptible
@@ -290,65 +284,6 @@ def _difference(actual: "Tensor", wanted: "Tensor") -> float:
         )
     return worst
 
-
-Run = Callable[[tuple["Tensor", ...]], "Tensor"]
-
-
-def _write_onnx(program: "ExportedProgram", file: Path, found: "Exportable", metadata: Mapping[str, Any]) -> Run:
-    try:
-        import onnx_ir
-        import onnxruntime
-        import onnxscript  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise UserError(
-            f"output={file.name} needs {error.name}: install da-lightning[export], or write a .pt2 file."
-        ) from None
-    import torch
-
-    names = ["image", *found.further]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of torch, about itself
-        try:
-            graph = torch.onnx.export(
-                program, (), input_names=names, output_names=[found.output], dynamo=True, verbose=False
-            )
-        except Exception as error:
-            reason = (str(error.__cause__ or error).strip().splitlines() or [type(error).__name__])[0]
-            raise UserError(f"ONNX has no form of this network ({reason}): write a .pt2 file.") from error
-    assert graph is not None
-    values = [*graph.model.graph.inputs, *graph.model.graph.outputs]
-    # Open sizes are called s17 and the like by torch.
-    axes = {0: "batch", 2: "height", 3: "width"}
-    shapes = [list(value.shape or ()) for value in values]
-    known = {str(shapes[0][axis]): name for axis, name in axes.items()}
-    for value, shape in zip(values, shapes, strict=True):
-        value.shape = onnx_ir.Shape([d if isinstance(d, int) else known.get(str(d), str(d)) for d in shape])
-    texts = {name: text if isinstance(text, str) else json.dumps(text) for name, text in metadata.items()}
-    graph.model.metadata_props.update(texts)
-    graph.save(file)
-    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
-
-    def run(inputs: tuple["Tensor", ...]) -> "Tensor":
-        (output,) = session.run(None, {name: value.numpy() for name, value in zip(names, inputs, strict=True)})
-        return torch.from_numpy(output)
-
-    return run
-
-
-def _write_pt2(program: "ExportedProgram", file: Path, found: "Exportable", metadata: Mapping[str, Any]) -> Run:
-    import torch
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of torch, about weights that share memory
-        content = io.BytesIO()  # torch, writing to a full disk itself, raises no OSError
-        torch.export.save(program, content, extra_files={METADATA: json.dumps(metadata)})
-        file.write_bytes(content.getvalue())
-        network = torch.export.load(file).module()
-    return lambda inputs: network(*inputs)
-
-
-WRITERS = {".onnx": _write_onnx, ".pt2": _write_pt2}
-"""By a file's suffix: they write it and give back what runs it."""
 
 if __name__ == "__main__":
     main()

@@ -5,12 +5,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from da_lightning.reporting.charts import Chart, Line, line_chart
+from da_lightning.reporting.charts import Chart
 from da_lightning.reporting.comparison import Group, Sweep, differing
 from da_lightning.reporting.pictures import Embedded, Figure, by_kind, drawn_pictures
 from da_lightning.reporting.run_page import gap_closed
 from da_lightning.reporting.runs import Run
-from da_lightning.reporting.scores import Score, Spread
+from da_lightning.reporting.scores import Score
+from da_lightning.reporting.sweep_charts import as_number, heat_map, overall, sweep_chart, titled
 from da_lightning.reporting.sweep_folder import never_began, without_results
 from da_lightning.reporting.tables import Cell, Strip, Table, duration, memory, score_cell, tinted
 
@@ -75,9 +76,9 @@ def comparison_page(
         _subtitle(runs, groups),
         _warnings(runs, sweep, objective),
         _note(groups, objective, baseline),
-        _sweep_chart(sweep, objective) if sweep else None,
-        _heat_map(sweep, objective) if sweep else None,
-        _titled(objective),
+        sweep_chart(sweep, objective) if sweep else None,
+        heat_map(sweep, objective) if sweep else None,
+        titled(objective),
         strips,
         strips_range,
         _groups_table(groups, runs, objective, baseline, oracle, sweep),
@@ -93,10 +94,6 @@ def pictures_of(groups: Sequence[Group]) -> list[Path]:
     """The test pictures of the first run of each group."""
     first = [group.runs[0] for group in groups[:_PICTURED_GROUPS]]
     return [file for run in first for file in drawn_pictures(run) if file.name.startswith(("test_", "ranking"))]
-
-
-def _titled(score: Score | None) -> str:
-    return f"{score.title} (%)" if score and score.is_share else score.title if score else ""
 
 
 def _subtitle(runs: Sequence[Run], groups: Sequence[Group]) -> str:
@@ -144,13 +141,6 @@ def _note(groups: Sequence[Group], objective: Score | None, baseline: Group | No
     return " ".join(sentences)
 
 
-def _overall(runs: Sequence[Run], objective: Score | None) -> list[Score]:
-    """The objective first, and once more of what adaptation began from."""
-    scores = dict.fromkeys(score for run in runs for score in run.scores if not score.item)
-    kept = [score for score in scores if not score.role or score.under("") == objective]
-    return sorted(kept, key=lambda score: (score != objective, score.role, score.place != "target"))
-
-
 def _groups_table(
     groups: Sequence[Group],
     runs: Sequence[Run],
@@ -159,10 +149,10 @@ def _groups_table(
     oracle: Group | None,
     sweep: Sweep | None,
 ) -> Table:
-    scores = _overall(runs, objective)
+    scores = overall(runs, objective)
     keys = [sweep.short(key) for key in sweep.keys] if sweep else []
     has_gap = bool(baseline and oracle and objective)
-    columns = [*(keys or ["configuration"]), "runs", *(_titled(score) for score in scores)]
+    columns = [*(keys or ["configuration"]), "runs", *(titled(score) for score in scores)]
     columns += ["gap closed"] if has_gap else []
     columns += ["time", "peak memory"]
     bests = {score: None if score.role else _best(groups, score, oracle) for score in scores}
@@ -189,7 +179,7 @@ def _groups_table(
 
 
 def _key_cell(value: str) -> Cell:
-    number = _as_number(value)
+    number = as_number(value)
     return Cell(value, number, style="" if number is not None else "text")
 
 
@@ -263,7 +253,7 @@ def _classes_table(groups: Sequence[Group], objective: Score | None) -> Table | 
         ]
         rows.append([Cell(score.item), *cells])
     panel = scores[0]._replace(item="")
-    return Table(f"{_titled(panel)} by class", ["class", *(group.label for group in groups)], rows, is_sortable=True)
+    return Table(f"{titled(panel)} by class", ["class", *(group.label for group in groups)], rows, is_sortable=True)
 
 
 def _options_table(groups: Sequence[Group]) -> Table | None:
@@ -279,8 +269,8 @@ def _options_table(groups: Sequence[Group]) -> Table | None:
 
 
 def _runs_table(groups: Sequence[Group], runs: Sequence[Run], objective: Score | None, beside: Path) -> Table:
-    scores = _overall(runs, objective)
-    columns = ["run", "configuration", "seed", *(_titled(score) for score in scores)]
+    scores = overall(runs, objective)
+    columns = ["run", "configuration", "seed", *(titled(score) for score in scores)]
     columns += ["time", "peak memory", "weights tested"]
     rows = []
     for group in groups:
@@ -312,82 +302,3 @@ def _pictures(groups: Sequence[Group], embedded: Mapping[Path, Embedded]) -> lis
                     title = f"{kind.title}, {name}" if name else kind.title
                     found.setdefault(title, []).append(replace(figure, title=group.label))
     return [SameImages(title, figures) for title, figures in found.items()]
-
-
-# -- sweeps ------------------------------------------------------------------------------------------------------------
-
-
-def _sweep_chart(sweep: Sweep, objective: Score | None) -> Chart | None:
-    """The objective's measure on each test set along one numeric key."""
-    if len(sweep.keys) != 1 or objective is None:
-        return None
-    (key,) = sweep.keys
-    numbers = [_as_number(value) for value in sweep.values(key)]
-    if None in numbers:
-        return None
-    scores = [s for s in _overall(sweep.runs, objective) if s.metric == objective.metric]
-    factor = 100 if objective.is_share else 1
-    lines = []
-    for score in scores:
-        found: dict[float, list[float]] = {}
-        for x, run in zip(numbers, sweep.runs, strict=True):
-            if x is not None and (value := run.scores.get(score)) is not None:
-                found.setdefault(x, []).append(factor * value)
-        spreads = [(x, spread) for x in sorted(found) if (spread := Spread.of(found[x]))]
-        if not spreads:
-            continue
-        dots = [(x, y) for x, ys in found.items() if len(ys) > 1 for y in ys]
-        name = f"{score.place}, {score.role.replace('_', ' ')}" if score.role else score.place or score.metric
-        points = [(x, spread.mean) for x, spread in spreads]
-        lines.append(Line(name, points, [spread.deviation for _, spread in spreads], dots, bool(score.role)))
-    if not lines:
-        return None
-    words = " ".join(f"{line.name}: {', '.join(f'{y:.4g} at {x:g}' for x, y in line.points)}." for line in lines)
-    title = _titled(objective._replace(place=""))
-    return line_chart(title, lines, sweep.short(key), f"{title} by {key}. {words}", is_sweep=True)
-
-
-def _heat_map(sweep: Sweep, objective: Score | None) -> Table | None:
-    """The objective over two keys."""
-    if len(sweep.keys) != 2 or objective is None:
-        return None
-    down, across = sweep.keys
-    row_values, column_values = (sorted(set(sweep.values(key)), key=_order) for key in sweep.keys)
-    spreads = [
-        [
-            Spread.of(
-                run.scores.get(objective)
-                for run in sweep.runs
-                if (sweep.value(run, down), sweep.value(run, across)) == (row, column)
-            )
-            for column in column_values
-        ]
-        for row in row_values
-    ]
-    if 2 * sum(spread is not None for line in spreads for spread in line) < len(row_values) * len(column_values):
-        return None  # the keys go together, like an experiment and its method
-    tints = tinted([[spread.mean if spread else None for spread in line] for line in spreads])
-    table = [
-        [
-            Cell(row),
-            *(
-                Cell(score_cell(objective, s).text, s.mean, tint=t) if s else Cell("–", style="faint")
-                for s, t in zip(line, tint, strict=True)
-            ),
-        ]
-        for row, line, tint in zip(row_values, spreads, tints, strict=True)
-    ]
-    corner = f"{sweep.short(down)} ↓   {sweep.short(across)} →"
-    return Table(f"{_titled(objective)} by {down} and {across}", [corner, *column_values], table)
-
-
-def _as_number(value: str) -> float | None:
-    try:
-        return float(value)
-    except ValueError:
-        return None
-
-
-def _order(value: str) -> tuple[bool, float, str]:
-    number = _as_number(value)
-    return number is None, number or 0.0, value

@@ -12,8 +12,9 @@ from torchvision.transforms.v2 import functional as TF
 
 from da_lightning.data.views import Resize, seeded
 from da_lightning.errors import DataError, UserError
+from da_lightning.reid.augmentation import Augmentation, random_box
 from da_lightning.reid.camera_style_files import CameraStyles
-from da_lightning.reid.data import Augmentation, PersonDataModule, random_box
+from da_lightning.reid.data import PersonDataModule
 from da_lightning.reid.datasets import PersonDataset, QueryGallery
 from da_lightning.reid.samplers import IdentitySampler
 

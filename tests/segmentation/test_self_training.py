@@ -189,9 +189,7 @@ def test_checkpoints_of_the_former_class_are_refused_in_a_sentence(tmp_path: Pat
     content = torch.load(last, weights_only=True)
     content["method"] = "da_lightning.segmentation.self_training.SelfTrainedSegmenter"
     torch.save(content, last)
-    message = (
-        "earlier version of da_lightning, whose SelfTrainedSegmenter is CBST now: use that version, or"
-    )
+    message = "earlier version of da_lightning, whose SelfTrainedSegmenter is CBST now: use that version, or"
     with pytest.raises(CheckpointError, match=message):
         load_method(last)
     with pytest.raises(CheckpointError, match=message):

@@ -29,6 +29,8 @@ from tiny_runs import (
 )
 
 from da_lightning.arguments import checked_arguments
+from da_lightning.data.facts import DataFacts
+from da_lightning.data.source_target import SourceTargetDataModule
 from da_lightning.predict import load_method
 from da_lightning.reid.camera_style import ByCamera, CameraStyle
 from da_lightning.reid.data import PersonDataModule
@@ -160,8 +162,9 @@ def test_bfloat16_stays_finite(trained: Trained, tmp_path: Path) -> None:
 def test_it_needs_no_hydra(method: str, tmp_path: Path) -> None:
     options = OmegaConf.to_container(composed(f"method={method}", *tiny(method), *alone(method)).method, resolve=True)
     package, _, name = options.pop("_target_").rpartition(".")
-    module = getattr(importlib.import_module(package), name)(**options)
-    data = a_data_module(module, tmp_path)
+    kind = getattr(importlib.import_module(package), name)
+    data = a_data_module(kind, tmp_path)
+    module = kind(**options | data.facts.options(kind, options))
     fit = L.Trainer(
         max_epochs=2,
         accelerator="cpu",
@@ -176,10 +179,10 @@ def test_it_needs_no_hydra(method: str, tmp_path: Path) -> None:
     assert fit.test(module, data, verbose=False)[0][module.objective] >= 0
 
 
-def a_data_module(module: AdaptationModule, folder: Path) -> L.LightningDataModule:
-    """Data of the method's kind, built by hand."""
+def a_data_module(kind: type[AdaptationModule], folder: Path) -> SourceTargetDataModule:
+    """Data for methods of this kind, built by hand."""
     loader = {"batch_size": 2, "iterations_per_epoch": 2}
-    if isinstance(module, SegmentationModule):
+    if issubclass(kind, SegmentationModule):
         return SegmentationDataModule(
             CLASSES,
             source=ToyStreets("game", 6, size=(32, 48)),
@@ -188,7 +191,7 @@ def a_data_module(module: AdaptationModule, folder: Path) -> L.LightningDataModu
             image_size=(32, 48),
             **loader,
         )
-    if isinstance(module, ReidModule):
+    if issubclass(kind, ReidModule):
         people = partial(ToyPeople, persons=4, cameras=2, images_per_camera=2, distractors=1, junk=1, size=(32, 32))
         return PersonDataModule(
             source=people("street"),
@@ -197,13 +200,13 @@ def a_data_module(module: AdaptationModule, folder: Path) -> L.LightningDataModu
             image_size=(32, 32),
             **loader,
         )
-    if isinstance(module, UNITClassifier):
+    if issubclass(kind, UNITClassifier):
         files = write_digits(folder / "digits", size=32)
         source, target, *tests = (
             Digits(files, f"{name}.npz", labelled=name != "usps_train")
             for name in ("mnist_train", "usps_train", "mnist_test", "usps_test")
         )
-    elif isinstance(module, CameraStyle):
+    elif issubclass(kind, CameraStyle):
         source = target = ByCamera(ToyPeople("station", persons=4, cameras=2, size=(32, 32), labelled=False))
         tests = source, target
     else:
@@ -214,11 +217,15 @@ def a_data_module(module: AdaptationModule, folder: Path) -> L.LightningDataModu
     return UnpairedImages(source, target, dict(zip(("source", "target"), tests, strict=True)), **sizes, **loader)
 
 
+FACTS = DataFacts(num_persons=3, num_domains=3, image_size=(64, 32), target_size=12)
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_the_yaml_gives_every_option_and_no_other(method: str) -> None:
     options = OmegaConf.to_container(composed(f"method={method}").method, resolve=True)
     package, _, name = options.pop("_target_").rpartition(".")
     kind = getattr(importlib.import_module(package), name)
+    options |= FACTS.options(kind, options)
     checked_arguments(kind, options, "method")
     small = {"network": {"name": "light"}} if "network" in options else {}
     assert set(options) == set(kind(**{**options, **small}).hparams)

@@ -22,6 +22,7 @@ from da_lightning.predict import load_method
 from da_lightning.preflight import check_built
 from da_lightning.reid.source_only import ReidSourceOnly
 from da_lightning.segmentation.cbst import CBST
+from da_lightning.segmentation.labelling import Labelling
 from da_lightning.segmentation.source_only import SourceOnly
 from da_lightning.session import train_and_test
 from da_lightning.training.ema import AveragedWeights
@@ -398,7 +399,7 @@ def test_a_run_reports_it_with_selected_weights_and_last_ones(
 @pytest.mark.slow
 @pytest.mark.parametrize("tested", ["student", "teacher"])
 def test_pseudo_labels_are_of_it(tested: str, tmp_path: Path) -> None:
-    class Labelling(CBST):
+    class TaughtCBST(CBST):
         def __init__(self, **options: Any) -> None:
             super().__init__(**options)
             self.save_hyperparameters()
@@ -411,13 +412,13 @@ def test_pseudo_labels_are_of_it(tested: str, tmp_path: Path) -> None:
     options = OmegaConf.to_container(cfg.method, resolve=True)
     options.pop("_target_")
     L.seed_everything(0, verbose=False)
-    module, data = Labelling(**options), build(cfg.data, "data")
+    module, data = TaughtCBST(**options), build(cfg.data, "data")
     run = trainer(tmp_path)
     run.fit(module, data)
     wanted = module.teacher.network if tested == "teacher" else module.network
     run.strategy.connect(module)
     for (index, views), batch in zip(
-        module.self_training._logits(run, module.eval()),
+        Labelling("class_balanced", 1, True)._logits(run, module.eval(), data),
         data.ordered_loader(data.target_view.unaugmented()),
         strict=True,
     ):

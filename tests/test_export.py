@@ -21,7 +21,7 @@ from da_lightning.config.build import build
 from da_lightning.config.roles import class_of_role
 from da_lightning.errors import UserError
 from da_lightning.export import export, write
-from da_lightning.exported_files import METADATA, write_pt2
+from da_lightning.exported_files import METADATA, Run, write_pt2
 from da_lightning.predict import load_method
 from da_lightning.reid.networks.base import Backbone
 from da_lightning.reid.source_only import ReidSourceOnly
@@ -253,7 +253,7 @@ def test_a_file_is_replaced_on_request_alone(tint: Path, tmp_path: Path) -> None
 def test_a_file_with_other_outputs_is_removed(
     tint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spoil: Callable[[Tensor], Tensor], message: str
 ) -> None:
-    def spoilt(*arguments: Any) -> exporting.Run:
+    def spoilt(*arguments: Any) -> Run:
         run = write_pt2(*arguments)
         return lambda inputs: spoil(run(inputs))
 

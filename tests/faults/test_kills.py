@@ -206,3 +206,24 @@ def checkpoint_times(folder: Path) -> list[int]:
         with suppress(FileNotFoundError):  # it is being replaced
             times.append(file.stat().st_mtime_ns)
     return sorted(times)
+
+
+def test_killed_while_it_translates_it_goes_on_to_the_same_weights(tmp_path: Path) -> None:
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    line = ["method=spgan", *tiny("spgan"), "+callbacks.kill={_target_: tiny_runs.Kill}", "resume=auto"]
+    succeeded(command(line, whole))
+    assert command(line, stopped, KILL="translation 5").returncode == -signal.SIGKILL
+    (run,) = run_folders(stopped)
+    translated = run / "translator" / "translated"
+    assert len(list(translated.rglob("*.png"))) == 4
+    begun = {file: file.stat().st_mtime_ns for file in translated.rglob("*.png")}
+    succeeded(command(line, stopped))
+    assert run_folders(stopped) == [run]
+    (reference,) = run_folders(whole)
+    for part in ("", "translator"):
+        assert_same_training(*(folder / part / "checkpoints" / "last.ckpt" for folder in (run, reference)))
+    images, expected = ({f.name: f.read_bytes() for f in r.rglob("translated/*.png")} for r in (run, reference))
+    assert images == expected
+    assert all(file.stat().st_mtime_ns == time for file, time in begun.items())
+    test = json.loads((run / "metrics.json").read_text())["test"]
+    assert test["target/map"] == json.loads((reference / "metrics.json").read_text())["test"]["target/map"]

@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 
 ROOT = Path(__file__).parents[1]
 LONGER = {"max_iters": 30, "source_iters": 10, "rounds": 2, "iters_per_round": 10}
-"""Of the method, not of its stages: rounds begin, and memories have seen every image."""
+"""Options of the method, not of its stages. The training is then long enough for rounds and for a full memory."""
 
 WIDER = {
     "munit": ("method.width=16", "data.batch_size=2"),

@@ -47,7 +47,7 @@ _MODULES = {
     "UNITClassifier": "translation.unit_classifier",
     "UnpairedImages": "translation.data",
 }
-"""By name: the module that has the class."""
+"""The module of each class, by the class's name."""
 
 __all__ = [*_MODULES]
 

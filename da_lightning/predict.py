@@ -134,7 +134,14 @@ def load_method(checkpoint: str | Path) -> "AdaptationModule":
     options = without_origins(content["hyper_parameters"])
     if not isinstance(options, dict):
         raise CheckpointError(f"{checkpoint} does not say with which options {name} was built: give another file.")
-    module = kind(**checked_arguments(kind, options, "method"))
+    try:
+        arguments = checked_arguments(kind, options, "method")
+    except UserError as error:
+        raise CheckpointError(
+            f"{checkpoint} has other options than {kind.__name__} takes ({str(error).rstrip('.')}): use the version of "
+            "da_lightning that wrote it."
+        ) from None
+    module = kind(**arguments)
     module.on_load_checkpoint(content)
     try:
         module.load_state_dict(content["state_dict"])

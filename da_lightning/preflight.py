@@ -76,8 +76,8 @@ def check_left_out_source(cfg: DictConfig) -> None:
                 check(value, f"{place}.{name}")
         elif "${data.source." in str(node):
             raise UserError(
-                f"{place}={node} is taken from the source, but found data.source=null: set {place}, too, or leave out "
-                "the set that it belongs to, like '~data.tests.source'."
+                f"{place}={node} takes its value from the source, but data.source=null: set data.source, set {place}, "
+                "or leave out its set, for example with '~data.tests.source'."
             )
 
     if "source" in cfg.data and cfg.data.source is None:

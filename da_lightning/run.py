@@ -82,7 +82,7 @@ def run(cfg: DictConfig) -> float | None:
 
 
 def _job(cfg: DictConfig, place: Place) -> float | None:
-    """One of a sweep, which goes on if it fails: it has no score then."""
+    """Run one job of a sweep. A job that fails has no score, and the sweep continues."""
     prepare_job(cfg, place)
     try:
         return _run(cfg, place)

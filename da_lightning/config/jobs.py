@@ -29,10 +29,10 @@ class Place:
     """Where a run lies, and what it is called.
 
     Attributes:
-        folder: The run's own.
+        folder: The folder of the run.
         choices: Names of the configuration's parts, by group.
-        sweep: The folder of the sweep; ``None`` of a run that belongs to none.
-        number: Of the job in its sweep.
+        sweep: The folder of the sweep; ``None`` for a run outside of a sweep.
+        number: The job's number in its sweep.
         launcher: The class of Hydra's launcher.
     """
 
@@ -76,7 +76,7 @@ def note_stop(place: Place) -> None:
 
 
 def note_failure(place: Place, error: Exception) -> None:
-    """After a job that has failed: say so, and keep it in ``error.txt``, for the sweep goes on."""
+    """Log the error of a failed job and write it to ``error.txt``; the sweep continues."""
     is_sentence = isinstance(error, CompactHydraException)  # for the user
     if is_sentence:
         log.error("%s", error)

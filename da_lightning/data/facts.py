@@ -15,7 +15,7 @@ class DataFacts:
         classes: Names and colours, in the order of the class ids.
         num_persons: Persons of the source.
         num_domains: Domains that images of one set are from: cameras.
-        image_size: (H, W) of training images; of persons, of test images, too.
+        image_size: (H, W) of training images. In re-identification test images have the same size.
         interpolation: How images are resized to it.
         target_size: Images of the target.
         target_list: Fingerprint of their names, in their order.

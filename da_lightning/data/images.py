@@ -137,7 +137,7 @@ def upright_size(image: Image.Image) -> tuple[int, int]:
 
 
 def _orientation(image: Image.Image) -> int:
-    """Of EXIF, 1 to 8; 1 (upright) where there is none that can be read."""
+    """The EXIF orientation, 1 to 8; 1 (upright) if it is missing or cannot be read."""
     try:
         found = image.getexif().get(_ORIENTATION, 1)
         return int(found) if found in range(1, 9) else 1

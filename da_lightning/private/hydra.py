@@ -1,4 +1,4 @@
-"""Of Hydra: it has no hooks where a configuration is loaded, recorded or run, so its own functions are replaced."""
+"""Private functions of Hydra that we replace. It has no hooks for loading, recording or running a configuration."""
 
 from argparse import Namespace
 from collections.abc import Callable, Sequence

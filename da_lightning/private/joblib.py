@@ -1,4 +1,4 @@
-"""Of joblib, which runs the jobs of a sweep side by side; it is not imported here, for most commands do without."""
+"""Private parts of joblib, which can run the jobs of a sweep in parallel. Most commands do not need it imported."""
 
 import sys
 from typing import Any

@@ -1,4 +1,4 @@
-"""Of Lightning: its counters, its checkpoints, its signals, and what its loggers and its averaging hide."""
+"""Private parts of Lightning that we use: counters, checkpoints, signals, loggers, weight averaging."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -36,7 +36,7 @@ def hyperparameters_of(module: Any) -> list[dict[str, Any]]:
 
 
 def batch_number(trainer: L.Trainer) -> int:
-    """Of the batch in progress, or of the last one, over all epochs and resumes; -1 before the first.
+    """The number of the batch in progress, or of the last one, over all epochs and resumes; -1 before the first.
 
     ``trainer.global_step`` counts optimiser steps, of which a batch has one for each player.
     """
@@ -46,7 +46,7 @@ def batch_number(trainer: L.Trainer) -> int:
 def batches_done(trainer: L.Trainer) -> int:
     """Batches whose step has been done, over all epochs and resumes.
 
-    Before the loops are restored, a training that goes on has what its checkpoint says.
+    In a resumed training, before its loops are restored, this is the checkpoint's count.
     """
     resumed = batches_in(trainer._checkpoint_connector._loaded_checkpoint) if trainer.training else None
     progress: Any = trainer.fit_loop.epoch_loop.batch_progress
@@ -63,7 +63,7 @@ def batches_in(checkpoint: Mapping[str, Any]) -> int | None:
 
 
 def batches_begun_in_epoch(trainer: L.Trainer) -> int:
-    """Of the present epoch; a checkpoint within an epoch goes on from there."""
+    """Batches begun in the present epoch. A checkpoint from inside an epoch starts with its own count."""
     return trainer.fit_loop.epoch_loop.batch_progress.current.ready
 
 
@@ -172,7 +172,7 @@ def average_of(callback: WeightAveraging) -> nn.Module | None:
 
 
 def drop_average(callback: WeightAveraging) -> None:
-    """Let the copy be made anew: in ``setup`` a method's own setup, which may make weights, is yet to come."""
+    """Drop the copy of the weights, so that it is made again after the method's own ``setup``."""
     callback._average_model = None
 
 

@@ -24,7 +24,7 @@ from da_lightning.segmentation.losses import IGNORE
 from da_lightning.segmentation.mining import Mining, mined_crop
 
 Margins = tuple[NonNegativeInt, NonNegativeInt, NonNegativeInt, NonNegativeInt]
-"""Of an image: top, bottom, left, right."""
+"""Widths of an image's margins: top, bottom, left, right."""
 
 PADDING, MARGIN, COUNTS = 0, 1, 2
 """What a pixel of a validity map is: outside the image, in its margins, or one that counts."""
@@ -282,7 +282,7 @@ class EvaluationView(views.EvaluationView):
 
 
 def validity_map(size: Size, margins: Margins) -> Tensor:
-    """Of a whole image: uint8 [H, W]."""
+    """The validity map of a whole image, uint8 [H, W]."""
     (height, width), (top, bottom, left, right) = size, margins
     validity = torch.full((height, width), MARGIN, dtype=torch.uint8)
     validity[top : height - bottom, left : width - right] = COUNTS

@@ -133,7 +133,7 @@ def _probabilities(
 
 
 def _remembered(passes: Callable[[], Iterator[Views]]) -> Callable[[], Iterable[Views]]:
-    """The same passes; what the first one saw is kept if it fits, or else computed anew each time."""
+    """The same passes; the first one's logits are kept if they fit in memory, and else computed again each time."""
     kept, size = [], 0
     for item in passes():
         size += sum(view.nbytes for view in item[1])

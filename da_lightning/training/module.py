@@ -88,8 +88,8 @@ class AdaptationModule(L.LightningModule):
     def updates(self, batch: Batch) -> Updates:
         """Yield ``Backward(player, terms)``, as often as it takes, and ``Step(player)`` when it is time.
 
-        Each has been done when this goes on, and a graph is gone after its backward pass: terms that are computed one
-        after another need the memory of one. Every player that has gradients steps before the end.
+        Each is carried out before the next one is asked for. A backward pass frees its graph, so that terms computed
+        one after another need the memory of one. Every player that has gradients steps before the end.
 
         On several devices all ranks yield the same sequence. Gradients become means over ranks at a ``Step``; a
         parameter may have one on some ranks, or on none.

@@ -38,7 +38,8 @@ class Rounds(L.Callback):
         every: Length of a round.
         begin: Iterations or epochs before the first round; 0 makes labels before training.
         rounds: Number of rounds; ``None`` is until the training ends.
-        unit: Of ``every`` and ``begin``. An epoch must divide both where it is ``iterations``: :func:`align_epochs`.
+        unit: The unit of ``every`` and ``begin``. An epoch must divide both if it is ``iterations``, see
+            :func:`align_epochs`.
     """
 
     FOLDER = "pseudo_labels"

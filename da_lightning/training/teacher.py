@@ -211,7 +211,7 @@ def check_one_average(teachers: Mapping[str, Teacher], is_averaged: bool) -> Non
 
 
 def recorded_teachers(module: nn.Module, teachers: Mapping[str, Teacher]) -> dict[str, str | None]:
-    """By the names of its teachers: the network that each is tested in place of, if any; for checkpoints."""
+    """What checkpoints record: each teacher's name, and the network that it replaces in tests, if any."""
     named = {name: part for name, part in module.named_modules() if isinstance(part, Teacher)}
     students = {id(teacher): name for name, teacher in teachers.items()}
     return {

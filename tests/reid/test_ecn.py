@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from da_lightning.errors import CheckpointError, UserError
+from da_lightning.predict import load_method
 from da_lightning.reid.data import PersonDataModule
 from da_lightning.reid.datasets import ToyPeople
 from da_lightning.reid.ecn import ECN
@@ -120,6 +121,15 @@ def test_a_memory_of_other_images_is_left(tmp_path: Path, caplog: pytest.LogCapt
     data.target_view.dataset.items.reverse()
     method = a_method(data, camera=False, init_from=str(tmp_path / "checkpoints" / "last.ckpt"))
     assert not method.memory.bank.any() and "the one given is of other images" in caplog.text
+
+
+def test_a_checkpoint_without_the_targets_size_is_of_another_version(tmp_path: Path) -> None:
+    method = without_cameras()
+    options = {name: value for name, value in method.hparams.items() if name != "target_size"}
+    content = {"method": "da_lightning.reid.ecn.ECN", "hyper_parameters": options, "state_dict": method.state_dict()}
+    torch.save(content, tmp_path / "old.ckpt")
+    with pytest.raises(CheckpointError, match=r"old\.ckpt .*target_size.* version"):
+        load_method(tmp_path / "old.ckpt")
 
 
 def test_neighbourhoods_that_never_begin_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -10,19 +10,19 @@ import torch
 from rich.console import Console
 
 from da_lightning.segmentation.losses import pixel_cross_entropy, upsampled
-from da_lightning.segmentation.networks import build_network
+from da_lightning.segmentation.networks import LightNet
 
 
 def seconds_per_step(layout: torch.memory_format, steps: int) -> float:
     torch.manual_seed(0)
-    network = build_network({"name": "light"}, 11).to(memory_format=layout)  # type: ignore[call-overload]
+    network = LightNet(11).to(memory_format=layout)  # type: ignore[call-overload]
     optimizer = torch.optim.SGD(network.parameters(), lr=0.01)
     image, label = torch.rand(8, 3, 144, 192), torch.randint(11, (8, 144, 192))
     started = 0.0
     for step in range(steps + 3):
         if step == 3:  # the first steps choose kernels
             started = time.perf_counter()
-        loss = pixel_cross_entropy(upsampled(network(image)[0], label.shape[-2:], True), label)
+        loss = pixel_cross_entropy(upsampled(network(image)[0].logits, label.shape[-2:], True), label)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

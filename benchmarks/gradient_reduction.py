@@ -15,11 +15,11 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torchvision.models import resnet50
 
-from da_lightning.segmentation.networks import build_network
+from da_lightning.segmentation.networks import Level, LightNet
 from da_lightning.training.ranks import average_gradients
 
 NETWORKS = {
-    "light segmenter, 2 x 96x128": (lambda: build_network({"name": "light", "width": 32}, 11), (2, 3, 96, 128)),
+    "light segmenter, 2 x 96x128": (lambda: LightNet(11, width=32), (2, 3, 96, 128)),
     "ResNet-50, 4 x 128x64": (lambda: resnet50(weights=None), (4, 3, 128, 64)),
 }
 
@@ -58,8 +58,9 @@ def measure(rank: int, repetitions: int, name: str, file: str) -> None:
     dist.destroy_process_group()
 
 
-def loss(output: torch.Tensor | tuple[torch.Tensor, ...]) -> torch.Tensor:
-    return sum(level.square().mean() for level in ((output,) if isinstance(output, torch.Tensor) else output))  # type: ignore[return-value]
+def loss(output: torch.Tensor | tuple[Level, ...]) -> torch.Tensor:
+    maps = [output] if isinstance(output, torch.Tensor) else [level.logits for level in output]
+    return torch.stack([each.square().mean() for each in maps]).sum()
 
 
 def main() -> None:

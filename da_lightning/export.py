@@ -150,6 +150,10 @@ def _sides(found: "Exportable", height: int | None, width: int | None) -> tuple[
     if height is None or width is None:
         if height != width:
             raise UserError("height and width belong together: give both, or neither.")
+        if found.is_sized:
+            raise UserError(
+                "This network sees whole images by windows, which a file unrolls for one size: give height and width."
+            )
         return found.size
     if found.size not in (None, (height, width)):
         raise UserError(

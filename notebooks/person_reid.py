@@ -125,7 +125,7 @@ print(f"{len(data.source_view)} source images of {data.num_persons} persons, {da
 L.seed_everything(0, verbose=False)
 source_only = ReidSourceOnly(
     **data.facts.options(ReidSourceOnly, {}),  # persons, image size
-    backbone={"name": "light", "width": WIDTH},
+    backbone={"_target_": "da_lightning.reid.networks.LightBackbone", "width": WIDTH},
     optimizer={"name": "AdamW", "lr": 2e-3, "weight_decay": 0.02},
     backbone_lr_factor=1.0,
     head="batch_norm",

@@ -110,7 +110,7 @@ show({"Source: labelled drawings of a game": source_tests["image"], "Target: a c
 # %%
 options = {
     "classes": CLASSES,
-    "network": {"name": "light", "width": WIDTH},
+    "network": {"_target_": "da_lightning.segmentation.networks.LightNet", "width": WIDTH},
     "optimizer": {"name": "SGD", "lr": 0.02, "momentum": 0.9, "weight_decay": 5e-4},
 }
 

@@ -227,7 +227,7 @@ def test_the_yaml_gives_every_option_and_no_other(method: str) -> None:
     kind = getattr(importlib.import_module(package), name)
     options |= FACTS.options(kind, options)
     checked_arguments(kind, options, "method")
-    small = {"network": {"name": "light"}} if "network" in options else {}
+    small = {"network": {"_target_": "da_lightning.segmentation.networks.LightNet"}} if "network" in options else {}
     assert set(options) == set(kind(**{**options, **small}).hparams)
 
 

@@ -40,7 +40,7 @@ class MeanTeacher(SourceOnly):
         yield Backward("segmenter", self.supervised(levels, source["label"]))
         probability, label = self.teacher(target["image"])[0].float().softmax(1).max(1)
         label[probability < 0.15] = IGNORE
-        consistency = pixel_cross_entropy(self.network(target["image"])[0].float(), label)
+        consistency = pixel_cross_entropy(self.network(target["image"])[0].logits.float(), label)
         yield Backward("segmenter", {"consistency": Term(consistency)})
         yield Step("segmenter")
 

@@ -23,6 +23,7 @@ from da_lightning.config.secrets import hidden, hide_hyperparameters, logger_opt
 from da_lightning.data.downloads import Fetched
 from da_lightning.data.source_target import SourceTargetDataModule
 from da_lightning.errors import UserError
+from da_lightning.networks.base import Network
 from da_lightning.training.module import AdaptationModule
 
 WRITERS = (L.Callback, Logger, Profiler, Strategy, L.Trainer)
@@ -129,11 +130,8 @@ def _planned(node: Any, key: str, wanted: tuple[type, ...]) -> Any:
     if issubclass(kind, Fetched):
         check_download(options, key)
     hints = option_hints(kind)
-    return _Plan(
-        kind,
-        {str(o): _planned(value, f"{key}.{o}", roles_of_hint(hints.get(str(o)))) for o, value in options.items()},
-        key,
-    )
+    planned = {str(o): _planned(value, f"{key}.{o}", roles_of_hint(hints.get(str(o)))) for o, value in options.items()}
+    return node if issubclass(kind, Network) else _Plan(kind, planned, key)  # its method builds it: see networks.base
 
 
 def _made(plan: Any, extra: dict[str, Any] | None = None) -> Any:

@@ -15,8 +15,9 @@ from torch.nn import functional as F
 from da_lightning.arguments import Seed, Share
 from da_lightning.data.views import Interpolation
 from da_lightning.errors import UserError
+from da_lightning.networks.base import build_part
 from da_lightning.reid.distances import Distance
-from da_lightning.reid.networks import build_backbone
+from da_lightning.reid.networks.base import Backbone, BackboneOptions
 from da_lightning.reid.networks.heads import PersonClassifier
 from da_lightning.reid.pictures import RankingPicture
 from da_lightning.reid.ranking import Ranking
@@ -39,7 +40,7 @@ class ReidModule(AdaptationModule):
     A subclass ends its constructor with :meth:`add_classifier`.
 
     Args:
-        backbone: ``{"name": ..., ...}``, see :func:`~da_lightning.reid.networks.build_backbone`.
+        backbone: ``{"_target_": ..., ...}``, see :class:`~da_lightning.reid.networks.base.Backbone`.
         optimizer: See :func:`~da_lightning.training.optimizers.make_optimizer`.
         backbone_lr_factor: Learning rate of the backbone over that of what follows it.
         clip_norm: Largest gradient norm; ``None`` does not clip.
@@ -63,7 +64,7 @@ class ReidModule(AdaptationModule):
 
     def __init__(
         self,
-        backbone: Mapping[str, Any],
+        backbone: BackboneOptions,
         optimizer: Mapping[str, Any],
         max_iters: PositiveInt,
         backbone_lr_factor: float = 0.1,
@@ -92,7 +93,7 @@ class ReidModule(AdaptationModule):
         self.stripes, self.flip_average, self.distance, self.rerank = stripes, flip_average, distance, rerank
         self.num_persons, self.image_size, self.interpolation = num_persons, image_size, interpolation
         self.init_from = init_from
-        self.backbone = build_backbone(backbone)
+        self.backbone = build_part(backbone, Backbone, "method.backbone")
         self.target_statistics = target_statistics
         if target_statistics:
             check_norms(self.backbone, "method.backbone.frozen_norms=null")

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from da_lightning.errors import UserError
 from da_lightning.segmentation.losses import upsampled
 from da_lightning.segmentation.module import SegmentationModule
+from da_lightning.segmentation.networks.base import Level
 from da_lightning.segmentation.networks.discriminator import OutputDiscriminator
 from da_lightning.training.callbacks import KeepSourceOnly
 from da_lightning.training.losses import Gan, gan_loss
@@ -125,7 +126,7 @@ class AdaptSegNet(SegmentationModule):
             for discriminator, maps in zip(self.discriminators, self._maps(levels, image), strict=True):
                 discriminator(maps)
 
-    def _check_levels(self, levels: Sequence[Tensor]) -> None:
+    def _check_levels(self, levels: Sequence[Level]) -> None:
         if len(levels) < len(self.adversarial_weights):
             raise UserError(
                 "method.levels=2 adapts an auxiliary output, which this network has not: set method.levels=1, or "
@@ -136,9 +137,10 @@ class AdaptSegNet(SegmentationModule):
     def _discriminator_names(self) -> list[str]:
         return [f"discriminator_{level + 1}" for level in range(len(self.adversarial_weights))]
 
-    def _maps(self, levels: tuple[Tensor, ...], image: Tensor) -> list[Tensor]:
+    def _maps(self, levels: Sequence[Level], image: Tensor) -> list[Tensor]:
         """Softmax of the logits, upsampled first: the discriminator would see too small a map."""
         size = image.shape[-2:]
         return [
-            upsampled(logits, size, self.align_corners).softmax(1) for logits in levels[: len(self.adversarial_weights)]
+            upsampled(level.logits, size, self.align_corners).softmax(1)
+            for level in levels[: len(self.adversarial_weights)]
         ]

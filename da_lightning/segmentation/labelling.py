@@ -86,10 +86,9 @@ class Labelling:
         for batch in tracked(trainer, loader, "Predicting the target", len(loader), draw=False):
             batch = trainer.strategy.batch_to_device(batch)
             with trainer.precision_plugin.forward_context():
-                network = module.tested("network")
-                views = [network(batch["image"])[0]]
+                views = [module.infer(batch["image"])]
                 if self.flip_average:
-                    views.append(network(batch["image"].flip(-1))[0].flip(-1))
+                    views.append(module.infer(batch["image"].flip(-1)).flip(-1))
             yield batch["index"].cpu(), [view.float().cpu() for view in views]
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import lightning.pytorch as L
 import torch
@@ -12,12 +12,13 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassJaccardIndex
 
-from da_lightning.arguments import Seed
+from da_lightning.arguments import Seed, checked_arguments
 from da_lightning.errors import UserError
 from da_lightning.names import shown
+from da_lightning.networks.base import build_part
 from da_lightning.segmentation.losses import IGNORE, pixel_cross_entropy, upsampled
-from da_lightning.segmentation.networks import build_network
-from da_lightning.segmentation.networks.base import SegmentationNetwork
+from da_lightning.segmentation.networks.base import Level, NetworkOptions, SegmentationNetwork
+from da_lightning.segmentation.networks.sliding import Windows
 from da_lightning.segmentation.networks.weights import load_weights
 from da_lightning.training.exportable import Exportable
 from da_lightning.training.media import Overlay
@@ -28,6 +29,9 @@ from da_lightning.training.schedules import ScheduleOptions
 from da_lightning.training.scores import MeanEntropy, PixelNeighbourhoodDensity, SelectionScore
 from da_lightning.training.target_statistics import TargetStatistics, check_norms, under_target_statistics
 
+LEVELS = ("segmentation", "segmentation_auxiliary", "segmentation_further")
+"""Names of the loss of each level."""
+
 
 class SegmentationModule(AdaptationModule):
     """A segmentation network and its evaluation: IoU per class and mean, at the labels' own resolution.
@@ -36,7 +40,7 @@ class SegmentationModule(AdaptationModule):
 
     Args:
         classes: Class names and their colours (RGB, 0..255); the order is the class id.
-        network: ``{"name": ..., ...}``, see :func:`~da_lightning.segmentation.networks.build_network`.
+        network: ``{"_target_": ..., ...}``, see :class:`~da_lightning.segmentation.networks.base.SegmentationNetwork`.
         optimizer: Of the network, see :func:`~da_lightning.training.optimizers.make_optimizer`.
         head_lr_factor: Learning rate of the classifier heads over that of the backbone.
         auxiliary_weight: Weight of the auxiliary level's loss, where the network has that level.
@@ -44,6 +48,8 @@ class SegmentationModule(AdaptationModule):
         clip_norm: Largest gradient norm; ``None`` does not clip.
         init_from: Weights to begin with: a checkpoint of ours or an official state dict.
         target_statistics: Test, select, label and save at the end under the target's batch-norm statistics (AdaBN).
+        windows: Test, label and predict whole images by windows ``{"size": ..., ...}``, see
+            :class:`~da_lightning.segmentation.networks.sliding.Windows`; ``None``: each image at once.
         max_iters, accumulate, seed, schedule: See :class:`~da_lightning.training.module.AdaptationModule`.
     """
 
@@ -54,7 +60,7 @@ class SegmentationModule(AdaptationModule):
     def __init__(
         self,
         classes: Mapping[str, Sequence[int]],
-        network: Mapping[str, Any],
+        network: NetworkOptions,
         optimizer: Mapping[str, Any],
         max_iters: PositiveInt,
         head_lr_factor: float = 10.0,
@@ -63,6 +69,7 @@ class SegmentationModule(AdaptationModule):
         clip_norm: PositiveFloat | None = None,
         init_from: str | None = None,
         target_statistics: bool = False,
+        windows: Mapping[str, Any] | None = None,
         accumulate: PositiveInt = 1,
         seed: Seed = 0,
         schedule: ScheduleOptions = None,
@@ -73,7 +80,10 @@ class SegmentationModule(AdaptationModule):
         self.optimizer_options = optimizer_options(optimizer)
         self.head_lr_factor, self.auxiliary_weight = head_lr_factor, auxiliary_weight
         self.align_corners, self.clip_norm = align_corners, clip_norm
-        self.network = build_network(network, len(self.classes))
+        self.network = build_part(network, SegmentationNetwork, "method.network", num_classes=len(self.classes))
+        if windows is not None:
+            given = checked_arguments(Windows, {"align_corners": align_corners, **windows}, "method.windows")
+            self.network.windows = Windows(**given)
         if init_from:
             load_weights(self.network, init_from, self.classes)
         self.target_statistics = target_statistics
@@ -82,7 +92,11 @@ class SegmentationModule(AdaptationModule):
 
     def forward(self, image: Tensor) -> Tensor:
         """Class logits [B, K, H, W] of an RGB image [B, 3, H, W] in [0, 1], at the image's size."""
-        return upsampled(self.tested("network")(image)[0], image.shape[-2:], self.align_corners)
+        return upsampled(self.infer(image), image.shape[-2:], self.align_corners)
+
+    def infer(self, image: Tensor) -> Tensor:
+        """The tested network's :meth:`~da_lightning.segmentation.networks.base.SegmentationNetwork.infer`."""
+        return cast(SegmentationNetwork, self.tested("network")).infer(image)
 
     def exportable(self, argmax: bool = False) -> Exportable:
         """Logits at the image's size, or class ids [B, H, W], uint8."""
@@ -93,7 +107,9 @@ class SegmentationModule(AdaptationModule):
             "normalisation": self.network.normalisation,
         }
         name, step = "label" if argmax else "logits", self.network.export_multiple
-        return Exportable(_Segmenter(self, argmax), name, about, multiple=step)
+        return Exportable(
+            _Segmenter(self, argmax), name, about, multiple=step, is_sized=self.network.windows is not None
+        )
 
     def segmenter(self) -> Player:
         """The network as a player."""
@@ -105,13 +121,16 @@ class SegmentationModule(AdaptationModule):
             self.schedule,
         )
 
-    def supervised(self, levels: Sequence[Tensor], label: Tensor) -> dict[str, Term]:
-        """Cross-entropy of each level's logits, upsampled to ``label`` [B, H, W]."""
-        names, weights = ("segmentation", "segmentation_auxiliary"), (1.0, self.auxiliary_weight)
-        return {
-            name: Term(pixel_cross_entropy(upsampled(logits, label.shape[-2:], self.align_corners), label), weight)
-            for name, weight, logits in zip(names, weights, levels, strict=False)
-        }
+    def supervised(self, levels: Sequence[Level], label: Tensor) -> dict[str, Term]:
+        """Cross-entropy of each level's logits, upsampled to the part of ``label`` [B, H, W] that they cover."""
+        terms = {}
+        for number, (logits, region, weight) in enumerate(levels):
+            top, bottom, left, right = region or (0, label.shape[-2], 0, label.shape[-1])
+            own = label[:, top:bottom, left:right]
+            loss = pixel_cross_entropy(upsampled(logits, own.shape[-2:], self.align_corners), own)
+            usual = self.auxiliary_weight if number else 1.0
+            terms[LEVELS[number]] = Term(loss, usual if weight is None else weight)
+        return terms
 
     def player_of_network(self) -> str:
         """Name of the player that moves the network; once the optimisers are there."""
@@ -167,8 +186,7 @@ class SegmentationModule(AdaptationModule):
         self._count(list(self._ious.values())[dataloader_idx], batch)
 
     def _count(self, ious: MulticlassJaccardIndex, batch: dict[str, Tensor]) -> None:
-        levels = self.tested("network")(batch["image"])
-        logits = upsampled(levels[0], batch["label"].shape[-2:], self.align_corners)
+        logits = upsampled(self.infer(batch["image"]), batch["label"].shape[-2:], self.align_corners)
         ious.update(logits.argmax(1), batch["label"])
 
     def _scores(self) -> dict[str, Tensor]:

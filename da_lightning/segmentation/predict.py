@@ -42,7 +42,8 @@ class Segment:
         for positions in with_progress(groups, "Labelling", len(groups)):
             images = [read_image(inputs[i].image) for i in positions]
             seen = torch.stack([with_shorter_side(image, self.image_size) for image in images])
-            logits = upsampled(module(seen.to(module.device) / 255), images[0].shape[-2:], module.align_corners)
+            # Once, from the network's stride: to the size that it saw and then to the image's would blur twice.
+            logits = upsampled(module.infer(seen.to(module.device) / 255), images[0].shape[-2:], module.align_corners)
             for i, image, label in zip(positions, images, logits.argmax(1).cpu(), strict=True):
                 overlay = (image.float() + module.coloured(label)) / 2
                 for folder, picture in (("labels", label[None]), ("overlays", overlay)):

@@ -4,6 +4,7 @@ A round labels the target set with the present weights, keeps the most confident
 and pseudo labels together; the portion grows from round to round.
 """
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -20,6 +21,7 @@ from da_lightning.segmentation.label_report import draw_labels, log_round, show_
 from da_lightning.segmentation.labelling import Labelling, Policy, problem_of_labels
 from da_lightning.segmentation.mining import Mining, mining_classes
 from da_lightning.segmentation.module import SegmentationModule
+from da_lightning.segmentation.networks.base import Level
 from da_lightning.segmentation.pseudo_labels import Thresholds
 from da_lightning.segmentation.spatial_prior import spatial_prior as prior_of
 from da_lightning.training.module import AdaptationModule
@@ -238,11 +240,12 @@ def _updates(separate_domains: bool, module: SegmentationModule, batch: Batch) -
     return labelled_updates(module, batch, separate_domains, module.player_of_network())
 
 
-def _forward(module: SegmentationModule, images: list[Tensor], separate_domains: bool) -> list[Tensor]:
+def _forward(module: SegmentationModule, images: list[Tensor], separate_domains: bool) -> Sequence[Level]:
     if separate_domains:
         # Each domain under its own batch-norm statistics, or the target's would suit neither training nor test.
-        return [torch.cat(domains) for domains in zip(*map(module.network, images), strict=True)]
-    return list(module.network(torch.cat(images)))
+        domains = zip(*map(module.network, images), strict=True)
+        return [Level(torch.cat([level.logits for level in levels]), *levels[0][1:]) for levels in domains]
+    return module.network(torch.cat(images))
 
 
 def _data_of(trainer: L.Trainer) -> SegmentationDataModule:

@@ -19,6 +19,7 @@ class Exportable:
         further: Further inputs by name, and how to draw them for a batch of some size, [B, ...].
         multiple: Sides of images are multiples of this.
         size: The one (H, W) that images may have; ``None``: any from 32 pixels on.
+        is_sized: A file is for images of one size, which whoever writes it chooses.
     """
 
     network: nn.Module
@@ -27,6 +28,7 @@ class Exportable:
     further: Mapping[str, Callable[[int], Tensor]] = field(default_factory=dict)
     multiple: int = 1
     size: tuple[int, int] | None = None
+    is_sized: bool = False
 
 
 Normalisation = Mapping[str, Sequence[float]]

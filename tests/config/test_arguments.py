@@ -101,7 +101,12 @@ class OfOurs(SourceOnly):
 
 
 CLASSES = {"road": [1, 2, 3], "sky": [4, 5, 6]}
-PLAIN = {"classes": CLASSES, "network": {"name": "light"}, "optimizer": {"name": "SGD", "lr": 1.0}, "max_iters": 1}
+PLAIN = {
+    "classes": CLASSES,
+    "network": {"_target_": "da_lightning.segmentation.networks.LightNet"},
+    "optimizer": {"name": "SGD", "lr": 1.0},
+    "max_iters": 1,
+}
 
 
 def test_options_of_the_base_classes_count() -> None:

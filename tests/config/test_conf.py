@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 from omegaconf import DictConfig, OmegaConf
 from tiny_runs import composed
 
@@ -92,10 +93,15 @@ def test_recipes_say_what_was_published_and_where_their_values_come_from(name: s
 
 @pytest.mark.parametrize("name", options_of("network"))
 def test_networks_build(name: str) -> None:
-    from da_lightning.segmentation.networks import build_network
+    from da_lightning.networks.base import build_part
+    from da_lightning.segmentation.networks import SegmentationNetwork
 
     options = OmegaConf.to_container(composed(f"network@method.network={name}").method.network, resolve=True)
-    network = build_network({**options, "pretrained": None} if "pretrained" in options else options, 5)
+    given = {"pretrained": None} if "pretrained" in options else {}
+    given |= {"backbone": "tf_efficientnet_lite0"} if options.get("backbone") == "???" else {}
+    with torch.device("meta"):
+        network = build_part({**options, **given}, SegmentationNetwork, "method.network", num_classes=5)
+    assert len(network.strides) == len(network.channels)
     assert set(network.parameter_groups()) == {"backbone", "heads"}
 
 

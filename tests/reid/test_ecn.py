@@ -22,12 +22,20 @@ from da_lightning.reid.ecn import ECN
 from da_lightning.reid.exemplar_memory import ExemplarMemory
 
 SIZE = 8  # of the embedding
+LIGHT = {"_target_": "da_lightning.reid.networks.LightBackbone", "width": 8}
+RESNET = {"_target_": "da_lightning.reid.networks.ResNetBackbone", "model": "resnet18"}
 
 
 def a_method(data: PersonDataModule | None = None, **options: Any) -> ECN:
     known = (data or some_data()).facts.options(ECN, options)
     torch.manual_seed(0)
-    options = {"backbone": {"name": "light", "width": 8}, "max_iters": 6, "embedding_size": SIZE, **known, **options}
+    options = {
+        "backbone": LIGHT,
+        "max_iters": 6,
+        "embedding_size": SIZE,
+        **known,
+        **options,
+    }
     return ECN(optimizer={"name": "SGD", "lr": 0.05, "momentum": 0.9, "nesterov": True}, neighbours=3, **options)
 
 
@@ -249,13 +257,19 @@ def test_the_target_is_normalised_before_dropout_and_without_relu(batch: dict) -
 
 @pytest.mark.parametrize("frozen_norms", ["statistics", "all"])
 def test_frozen_norms_stay_frozen(frozen_norms: str) -> None:
-    method = a_method(backbone={"name": "resnet18", "frozen_norms": frozen_norms}, num_persons=3).train()
+    method = a_method(
+        backbone={
+            **RESNET,
+            "frozen_norms": frozen_norms,
+        },
+        num_persons=3,
+    ).train()
     assert not any(m.training for m in method.backbone.modules() if isinstance(m, nn.BatchNorm2d))
 
 
 @pytest.mark.parametrize("frozen_shortcuts", [False, True])
 def test_shortcuts_of_frozen_stages(frozen_shortcuts: bool) -> None:
-    backbone = {"name": "resnet18", "frozen_stages": 2}
+    backbone = {**RESNET, "frozen_stages": 2}
     method = a_method(backbone=backbone, frozen_shortcuts=frozen_shortcuts, num_persons=3)
     for _ in range(2):
         norms = {n: m.training for n, m in method.backbone.named_modules() if isinstance(m, nn.BatchNorm2d)}

@@ -28,7 +28,10 @@ def test_an_imported_checkpoint_gives_the_official_outputs(path: Path, tmp_path:
     content = {"state_dict": filled_state(meta["keys"]), "state_dict_inv": {"em": bank}, "epoch": 60}
     torch.save(content, tmp_path / "checkpoint.pth.tar")
     module = ECN(
-        backbone={"name": f"resnet{meta['network']['depth']}"},
+        backbone={
+            "_target_": "da_lightning.reid.networks.ResNetBackbone",
+            "model": f"resnet{meta['network']['depth']}",
+        },
         optimizer={"name": "SGD", "lr": 0.1},
         max_iters=1,
         embedding_size=size,

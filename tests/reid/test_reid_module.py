@@ -22,7 +22,7 @@ from da_lightning.reid.pictures import RIGHT, WRONG
 from da_lightning.reid.source_only import ReidSourceOnly
 from da_lightning.training.callbacks import StopAtIteration
 
-LIGHT = {"name": "light", "width": 8}
+LIGHT = {"_target_": "da_lightning.reid.networks.LightBackbone", "width": 8}
 SGD = {"name": "SGD", "lr": 0.1}
 
 
@@ -169,7 +169,7 @@ def test_epochs_are_no_shares() -> None:
 
 
 def test_learning_rates() -> None:
-    frozen = {"name": "resnet18", "frozen_stages": 2}
+    frozen = {"_target_": "da_lightning.reid.networks.ResNetBackbone", "model": "resnet18", "frozen_stages": 2}
     module = method(backbone=frozen, num_persons=3, max_iters=90, decay_at=[1 / 3, 2 / 3], backbone_lr_factor=0.1)
     optimizer = module.configure_optimizers()[0]["optimizer"]
     backbone, new = optimizer.param_groups

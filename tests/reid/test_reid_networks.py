@@ -8,10 +8,12 @@ import torchvision
 from torch import Tensor, nn
 
 from da_lightning.errors import CheckpointError, UserError
-from da_lightning.reid.networks import build_backbone
-from da_lightning.reid.networks.base import Backbone
+from da_lightning.networks.base import build_part
+from da_lightning.reid.networks import Backbone, LightBackbone, ResNetBackbone
 from da_lightning.reid.networks.heads import Embedding, PersonClassifier
 
+PACKAGE = "da_lightning.reid.networks"
+RESNET = {"_target_": f"{PACKAGE}.ResNetBackbone", "model": "resnet18"}
 IMAGENET = torchvision.transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 
 
@@ -38,7 +40,7 @@ def file(official: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def test_resnet_is_torchvisions(official: nn.Module, file: str) -> None:
-    backbone = build_backbone({"name": "resnet18", "pretrained": file}).eval()
+    backbone = ResNetBackbone("resnet18", pretrained=file).eval()
     image = torch.rand(2, 3, 64, 32)
     with torch.no_grad():
         maps = backbone(image)
@@ -48,7 +50,7 @@ def test_resnet_is_torchvisions(official: nn.Module, file: str) -> None:
 
 def test_resnet50_has_2048_channels_and_the_names_of_its_weights() -> None:
     with torch.device("meta"):
-        backbone = build_backbone({"name": "resnet50"})
+        backbone = ResNetBackbone("resnet50")
         theirs = torchvision.models.resnet50().state_dict()
     assert backbone.channels == 2048
     assert list(backbone.state_dict()) == [name for name in theirs if not name.startswith("fc.")]
@@ -57,8 +59,8 @@ def test_resnet50_has_2048_channels_and_the_names_of_its_weights() -> None:
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])
 def test_last_stride_1_is_the_same_function_on_a_finer_grid(name: str) -> None:
     torch.manual_seed(0)
-    coarse = randomised(build_backbone({"name": name})).eval()
-    fine = build_backbone({"name": name, "last_stride": 1}).eval()
+    coarse = randomised(ResNetBackbone(name)).eval()
+    fine = ResNetBackbone(name, last_stride=1).eval()
     fine.load_state_dict(coarse.state_dict())
     image = torch.rand(1, 3, 64, 32)
     outputs: list[Tensor] = []
@@ -82,18 +84,18 @@ def changes(backbone: Backbone) -> tuple[set[str], set[str]]:
 
 @pytest.mark.parametrize("stages", [0, 1, 3])
 def test_frozen_stages_get_no_gradient_and_keep_their_statistics(stages: int) -> None:
-    learned, moved = changes(build_backbone({"name": "resnet18", "frozen_stages": stages}))
+    learned, moved = changes(ResNetBackbone("resnet18", frozen_stages=stages))
     free = {f"layer{number}" for number in range(stages + 1, 5)} | ({"conv1", "bn1"} if stages == 0 else set())
     assert {name.split(".")[0] for name in learned} == free
     assert {name.split(".")[0] for name in moved} == free - {"conv1"}
 
 
 def test_frozen_norms(official: nn.Module, file: str) -> None:
-    options = {"name": "resnet18", "pretrained": file}
+    options = {"model": "resnet18", "pretrained": file}
     image = IMAGENET(torch.rand(2, 3, 64, 32))
     expected = nn.Sequential(*list(official.children())[:-2])(image)
     for frozen, learned_norms in (("statistics", True), ("all", False)):
-        backbone = build_backbone({**options, "frozen_norms": frozen})
+        backbone = ResNetBackbone(**options, frozen_norms=frozen)
         learned, moved = changes(backbone)
         assert not moved
         assert ("layer4.0.bn1.weight" in learned) == ("bn1.bias" in learned) == learned_norms
@@ -114,20 +116,20 @@ def test_frozen_norms(official: nn.Module, file: str) -> None:
 )
 def test_light_maps(options: dict, image: tuple[int, int], maps: tuple[int, int]) -> None:
     with torch.device("meta"):
-        backbone = build_backbone({"name": "light", **options})
+        backbone = LightBackbone(**options)
         assert backbone(torch.empty(2, 3, *image)).shape == (2, backbone.channels, *maps)
     assert backbone.channels == 8 * options.get("width", 32)
 
 
 def test_light_trains_every_parameter_and_is_small() -> None:
-    backbone = build_backbone({"name": "light"})
+    backbone = LightBackbone()
     learned, _ = changes(backbone)
     assert learned == {name for name, _ in backbone.named_parameters()}
     assert 2.5e6 < sum(p.numel() for p in backbone.parameters()) < 3e6
 
 
 def test_channels_last_gives_the_same_maps() -> None:
-    backbone, image = randomised(build_backbone({"name": "light", "width": 8})).eval(), torch.rand(2, 3, 64, 32)
+    backbone, image = randomised(LightBackbone(width=8)).eval(), torch.rand(2, 3, 64, 32)
     with torch.no_grad():
         maps = backbone(image)
         last = backbone.to(memory_format=torch.channels_last)(image.to(memory_format=torch.channels_last))
@@ -149,19 +151,21 @@ def test_embedding_is_normalised_and_the_classifier_starts_near_zero() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"name": "vgg"}, "choose one of light, resnet18, resnet50"),
-        ({"name": "light", "last_stride": 3}, r"last_stride=3 was refused"),
-        ({"name": "light", "pretrained": "imagenet"}, "pretrained is not an option"),
-        ({"name": "resnet18", "frozen_stages": 5}, r"frozen_stages=5 must lie in 0\.\.4"),
-        ({"name": "resnet18", "frozen_norms": "some"}, "frozen_norms"),
+        ({"name": "light"}, "method.backbone._target_ .*name.*light"),
+        ({"_target_": f"{PACKAGE}.VGG"}, "VGG"),
+        ({"_target_": "torch.nn.Linear", "in_features": 1, "out_features": 1}, "derived from Backbone"),
+        ({"_target_": f"{PACKAGE}.LightBackbone", "last_stride": 3}, r"last_stride=3 was refused"),
+        ({"_target_": f"{PACKAGE}.LightBackbone", "pretrained": "imagenet"}, "pretrained is not an option"),
+        ({**RESNET, "frozen_stages": 5}, r"frozen_stages=5 must lie in 0\.\.4"),
+        ({**RESNET, "frozen_norms": "some"}, "frozen_norms"),
     ],
 )
 def test_options_that_do_not_fit(options: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        build_backbone(options)
+        build_part(options, Backbone, "method.backbone")
 
 
 def test_a_file_of_another_network_is_refused(tmp_path: Path) -> None:
     torch.save({"fc.weight": torch.zeros(3)}, tmp_path / "other.pth")
     with pytest.raises(CheckpointError, match="other.pth"):
-        build_backbone({"name": "resnet18", "pretrained": str(tmp_path / "other.pth")})
+        ResNetBackbone("resnet18", pretrained=str(tmp_path / "other.pth"))

@@ -22,7 +22,10 @@ QUERIES, GALLERY = 3, 9
 
 def method(**options: Any) -> ReidSourceOnly:
     torch.manual_seed(0)
-    backbone, optimizer = {"name": "light", "width": 8, "last_stride": 1}, {"name": "SGD", "lr": 0.1}
+    backbone, optimizer = (
+        {"_target_": "da_lightning.reid.networks.LightBackbone", "width": 8, "last_stride": 1},
+        {"name": "SGD", "lr": 0.1},
+    )
     sizes = {"num_persons": 3, "image_size": (64, 32), "interpolation": "bilinear"}
     return ReidSourceOnly(backbone=backbone, optimizer=optimizer, max_iters=1, **{**sizes, **options})
 

@@ -70,14 +70,14 @@ def holds(network: nn.Module, state: dict[str, Tensor]) -> bool:
 )
 def test_logits_have_stride_8(backbone: str, image: tuple[int, int], logits: tuple[int, int]) -> None:
     main, auxiliary = on_meta(DeepLabV2, 19, backbone)(torch.empty(1, 3, *image, device="meta"))
-    assert main.shape == auxiliary.shape == (1, 19, *logits)
+    assert main.logits.shape == auxiliary.logits.shape == (1, 19, *logits)
 
 
 def test_a_single_level_returns_the_main_head_alone() -> None:
     image = torch.empty(1, 3, 512, 1024, device="meta")
     for network in (on_meta(DeepLabV2, 19, "resnet18", multi_level=False), on_meta(DeepLabVGG16, 19)):
         (main,) = network(image)
-        assert main.shape == (1, 19, 64, 128)
+        assert main.logits.shape == (1, 19, 64, 128)
 
 
 def test_caffe_body_strides_on_the_first_1x1_and_dilates_every_block() -> None:
@@ -121,7 +121,7 @@ def test_dilation_keeps_what_the_pretrained_filters_see() -> None:
 
 
 def test_vgg_has_no_late_pooling_and_dilated_last_convolutions() -> None:
-    features = on_meta(DeepLabVGG16, 19).features
+    normalise, *features = on_meta(DeepLabVGG16, 19).features
     assert [index for index, layer in enumerate(features) if isinstance(layer, nn.MaxPool2d)] == [4, 9, 16]
     convs = {index: layer for index, layer in enumerate(features) if isinstance(layer, nn.Conv2d)}
     rates = {23: 2, 25: 2, 27: 2, 29: 4, 31: 4}
@@ -137,8 +137,9 @@ def test_networks_take_rgb_in_0_1_and_normalise_it_themselves() -> None:
     expected = (image.movedim(1, -1) - mean) / deviation
     torch.testing.assert_close(small().normalise(image).movedim(1, -1), expected)
     bgr = image[:, [2, 1, 0]].movedim(1, -1) * 255 - torch.tensor([104.00698793, 116.66876762, 122.67891434])
-    for network in (DeepLabV2(2, "resnet101_caffe", multi_level=False), DeepLabVGG16(2, normalisation="caffe")):
-        torch.testing.assert_close(network.normalise(image).movedim(1, -1), bgr, rtol=1e-5, atol=1e-4)
+    deeplab, vgg = DeepLabV2(2, "resnet101_caffe", multi_level=False), DeepLabVGG16(2, normalisation="caffe")
+    for normalise in (deeplab.normalise, vgg.features.normalise):
+        torch.testing.assert_close(normalise(image).movedim(1, -1), bgr, rtol=1e-5, atol=1e-4)
 
 
 # -- heads -----------------------------------------------------------------------------------------------------------
@@ -192,8 +193,8 @@ def test_frozen_statistics_stay_frozen_whoever_calls_train() -> None:
     image = torch.rand(2, 3, 48, 48)
     before = running_means(network)
     with torch.no_grad():
-        evaluated = owner.eval()(image)[0]
-        trained = owner.train()(image)[0]
+        evaluated = owner.eval()(image)[0].logits
+        trained = owner.train()(image)[0].logits
     assert network.training and network.layer6.training
     assert torch.equal(running_means(network), before)
     torch.testing.assert_close(trained, evaluated)
@@ -364,7 +365,7 @@ def test_an_auxiliary_head_is_left_out_where_there_is_none(tmp_path: Path) -> No
     torch.save(with_both.state_dict(), tmp_path / "light.pth")
     load_weights(light, tmp_path / "light.pth")
     image = torch.rand(1, 3, 32, 32)
-    assert torch.equal(light.eval()(image)[0], with_both.eval()(image)[0])
+    assert torch.equal(light.eval().infer(image), with_both.eval().infer(image))
 
 
 class Hostile:
@@ -454,9 +455,9 @@ def test_vgg_takes_torchvisions_features(tmp_path: Path) -> None:
     network = DeepLabVGG16(5, pretrained=str(tmp_path / "vgg16.pth"))
     image = torch.rand(1, 3, 32, 32)
     with torch.no_grad():
-        torch.testing.assert_close(network.features[:23](image), layers[:23](image))
+        torch.testing.assert_close(nn.Sequential(*list(network.features)[1:24])(image), layers[:23](image))
     for ours, theirs in ((23, 24), (25, 26), (27, 28)):
-        assert torch.equal(network.features[ours].weight, layers[theirs].weight)
+        assert torch.equal(network.get_submodule(f"features.{ours}").weight, layers[theirs].weight)
 
 
 def test_vgg_takes_official_weights(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ def method(**options) -> AdaptSegNet:
     torch.manual_seed(0)
     return AdaptSegNet(
         classes=CLASSES,
-        network={"name": "light", "width": 8, "multi_level": True},
+        network={"_target_": "da_lightning.segmentation.networks.LightNet", "width": 8, "multi_level": True},
         optimizer=SGD,
         discriminator_optimizer=ADAM,
         discriminator_width=8,
@@ -69,8 +69,8 @@ def by_hand(module: AdaptSegNet, content: list[Batch], gan) -> None:
         for optimizer in (segmenter, *judges):
             optimizer.zero_grad()
 
-        main, auxiliary = map(enlarged, network(batch["source"]["image"]))
-        target_main, target_auxiliary = map(enlarged, network(batch["target"]["image"]))
+        main, auxiliary = (enlarged(level.logits) for level in network(batch["source"]["image"]))
+        target_main, target_auxiliary = (enlarged(level.logits) for level in network(batch["target"]["image"]))
         loss = supervised(main, auxiliary, batch["source"]["label"])
         for critic, weight, logits in zip(critics, (0.5, 0.2), (target_main, target_auxiliary), strict=True):
             loss = loss + weight * gan(critic(logits.softmax(1)), 0.0)  # to be taken for source, which is 0
@@ -109,8 +109,8 @@ def test_one_level_has_one_discriminator_and_its_weight(tmp_path: Path) -> None:
     module, content = method(levels=1), batches(1)
     expected = deepcopy(module)
     segmenter = torch.optim.SGD(expected.network.parameters(), lr=0.02, momentum=0.9, weight_decay=0.0005)
-    main, auxiliary = map(enlarged, expected.network(content[0]["source"]["image"]))
-    target = enlarged(expected.network(content[0]["target"]["image"])[0])
+    main, auxiliary = (enlarged(level.logits) for level in expected.network(content[0]["source"]["image"]))
+    target = enlarged(expected.network(content[0]["target"]["image"])[0].logits)
     loss = supervised(main, auxiliary, content[0]["source"]["label"])
     (loss + 0.5 * cross_entropy(expected.discriminators[0](target.softmax(1)), 0.0)).backward()
     segmenter.step()
@@ -138,7 +138,7 @@ def test_the_source_phase_and_adaptation_decay_each_on_their_own() -> None:
 
 
 def test_heads_learn_ten_times_as_fast() -> None:
-    network = {"name": "deeplab", "backbone": "resnet18"}
+    network = {"_target_": "da_lightning.segmentation.networks.DeepLabV2", "backbone": "resnet18"}
     module = SourceOnly(classes=CLASSES, network=network, optimizer=SGD, max_iters=1)
     (configured,) = module.configure_optimizers()
     backbone, heads = configured["optimizer"].param_groups

@@ -1,18 +1,21 @@
 """What all backbones share."""
 
-from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from da_lightning.training.exportable import Normalisation
+from da_lightning.networks.base import Network
 
 
-class Backbone(nn.Module, ABC):
+class Backbone(Network):
     """Images float32 RGB [B, 3, H, W] in [0, 1] to feature maps [B, channels, h, w]; normalising is its first step."""
 
     channels: int
-    normalisation: Normalisation | None = None
-    """By which mean and deviation, for those who want to know."""
 
-    @abstractmethod
-    def forward(self, image: Tensor) -> Tensor: ...
+    def forward(self, image: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+BackboneOptions = Mapping[str, Any] | Backbone
+"""``{"_target_": a class derived from Backbone, ...}``; the method builds it."""

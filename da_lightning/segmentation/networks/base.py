@@ -1,22 +1,66 @@
 """The contract of a segmentation network."""
 
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
 from torch import Tensor, nn
 
-from da_lightning.training.exportable import Normalisation
+from da_lightning.networks.base import Network
+from da_lightning.segmentation.networks.sliding import Windows, slide
 
 
-class SegmentationNetwork(nn.Module):
-    """Takes RGB in [0, 1], [B, 3, H, W], and normalises by itself; labels are whatever the logits are upsampled to."""
+class Level(NamedTuple):
+    """One output of a network.
 
-    normalisation: Normalisation | None = None
-    """By which mean and deviation, for those who want to know."""
+    Args:
+        logits: [B, K, h, w], at the level's own stride.
+        region: Top, bottom, left and right pixel of the image that they cover; ``None``: all of it.
+        weight: Of its loss; ``None`` is as the method says.
+    """
+
+    logits: Tensor
+    region: tuple[int, int, int, int] | None = None
+    weight: float | None = None
+
+
+class SegmentationNetwork(Network):
+    """Takes RGB in [0, 1], [B, 3, H, W], and normalises by itself; labels are whatever the logits are upsampled to.
+
+    A subclass has ``features`` and ``decode``, says ``strides`` and ``channels``, and takes ``num_classes``.
+    """
+
+    strides: tuple[int, ...]
+    """Of the maps of the pyramid, in its order."""
+    channels: tuple[int, ...]
+    """Of the maps of the pyramid."""
+    features: Callable[[Tensor], tuple[Tensor, ...]]
+    """Image to pyramid: maps [B, C, h, w] from fine to coarse; the last one is what the backbone ends with."""
     export_multiple = 1
     """Sides of images are multiples of this where an exported graph leaves them open."""
+    windows: Windows | None = None
+    """How whole images are seen in :meth:`infer`; ``None``: at once."""
 
-    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        """Logits [B, K, h, w] at the network's own stride, the main level first, then the auxiliary one if any."""
+    def decode(self, pyramid: tuple[Tensor, ...]) -> tuple[Level, ...]:
+        """Levels, the main one first, then the auxiliary one if any."""
         raise NotImplementedError
+
+    def forward(self, image: Tensor) -> tuple[Level, ...]:
+        """The levels of ``image``, as losses take them."""
+        return self.decode(self.features(image))
+
+    def infer(self, image: Tensor) -> Tensor:
+        """Main logits [B, K, h, w], at the network's stride or, by windows, at the image's size; changes no mode.
+
+        Everything but training calls this, and upsamples once.
+        """
+        if self.windows is None:
+            return self(image)[0].logits
+        return slide(self, image, self.windows)
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """All trainable parameters, each once, as ``backbone`` and ``heads`` (which learn faster)."""
         raise NotImplementedError
+
+
+NetworkOptions = Mapping[str, Any] | SegmentationNetwork
+"""``{"_target_": a class derived from SegmentationNetwork, ...}``; the method builds it."""

@@ -5,39 +5,12 @@ from torch import Tensor, nn
 from torchvision.models import ResNet, get_model, resnet101
 
 from da_lightning.errors import UserError
-from da_lightning.segmentation.networks.base import SegmentationNetwork
-from da_lightning.training.exportable import Normalisation
+from da_lightning.networks.normalise import Normalise
+from da_lightning.segmentation.networks.base import Level, SegmentationNetwork
 from da_lightning.training.weights import load_pretrained
 
 BACKBONES = ("resnet18", "resnet50", "resnet101", "resnet101_caffe")
 HEADS = ("layer5.", "layer6.")  # official names: auxiliary head on layer3, main head on layer4
-
-
-class Normalise(nn.Module):
-    """RGB in [0, 1] to what the backbone was trained on.
-
-    ``imagenet``: RGB, torchvision's mean and deviation. ``caffe``: BGR in 0..255 minus the Caffe mean.
-    """
-
-    mean: Tensor
-    deviation: Tensor
-
-    def __init__(self, space: str) -> None:
-        super().__init__()
-        if space not in ("imagenet", "caffe"):
-            raise UserError(f"Expected normalisation 'imagenet' or 'caffe', but found {space!r}; choose one of them.")
-        self.bgr = space == "caffe"
-        mean, deviation = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
-        if self.bgr:
-            mean, deviation = [m / 255 for m in (104.00698793, 116.66876762, 122.67891434)], [1 / 255] * 3
-        order = -1 if self.bgr else 1
-        self.constants: Normalisation = {"mean": mean[::order], "std": deviation[::order]}  # R, G, B
-        # Constants, not weights: a state dict keeps the official names only.
-        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("deviation", torch.tensor(deviation).view(3, 1, 1), persistent=False)
-
-    def forward(self, image: Tensor) -> Tensor:
-        return ((image.flip(1) if self.bgr else image) - self.mean) / self.deviation
 
 
 class DilatedHead(nn.Module):
@@ -74,7 +47,7 @@ class DilatedHead(nn.Module):
 
 
 class DeepLabV2(SegmentationNetwork):
-    """Logits at stride 8 from float32 RGB [B,3,H,W] in [0, 1]: (main,) or (main, auxiliary), each [B,K,h,w].
+    """Logits at stride 8 from float32 RGB [B,3,H,W] in [0, 1]: a main level, perhaps an auxiliary one.
 
     Args:
         num_classes: K.
@@ -91,6 +64,8 @@ class DeepLabV2(SegmentationNetwork):
     Raises:
         UserError: An unknown option, or weights that cannot be downloaded, read or fitted.
     """
+
+    strides = (4, 8, 8, 8)
 
     def __init__(
         self,
@@ -126,6 +101,7 @@ class DeepLabV2(SegmentationNetwork):
         self.conv1, self.bn1, self.relu, self.maxpool = body.conv1, body.bn1, body.relu, body.maxpool
         self.layer1, self.layer2, self.layer3, self.layer4 = body.layer1, body.layer2, body.layer3, body.layer4
         channels = body.fc.in_features
+        self.channels = tuple(channels // size for size in (8, 4, 2, 1))
         self.layer5 = DilatedHead(channels // 2, num_classes, legacy_head) if multi_level else None
         self.layer6 = DilatedHead(channels, num_classes, legacy_head)
 
@@ -134,11 +110,15 @@ class DeepLabV2(SegmentationNetwork):
         self.train()
         load_pretrained(self, backbone, pretrained, [name for name in self.state_dict() if not name.startswith(HEADS)])
 
-    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        stem = self.maxpool(self.relu(self.bn1(self.conv1(self.normalise(image)))))
-        middle = self.layer3(self.layer2(self.layer1(stem)))
-        main = self.layer6(self.layer4(middle))
-        return (main, self.layer5(middle)) if self.layer5 else (main,)
+    def features(self, image: Tensor) -> tuple[Tensor, ...]:
+        fine = self.layer1(self.maxpool(self.relu(self.bn1(self.conv1(self.normalise(image))))))
+        low = self.layer2(fine)
+        middle = self.layer3(low)
+        return fine, low, middle, self.layer4(middle)
+
+    def decode(self, pyramid: tuple[Tensor, ...]) -> tuple[Level, ...]:
+        main = Level(self.layer6(pyramid[-1]))
+        return (main, Level(self.layer5(pyramid[-2]))) if self.layer5 else (main,)
 
     def train(self, mode: bool = True) -> "DeepLabV2":
         super().train(mode)

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from da_lightning.arguments import Share
-from da_lightning.segmentation.networks.base import SegmentationNetwork
+from da_lightning.segmentation.networks.base import Level, SegmentationNetwork
 from da_lightning.training.convolutions import StridedPointwise
 
 
@@ -21,11 +21,13 @@ class LightNet(SegmentationNetwork):
     """
 
     normalisation = {"mean": [0.45] * 3, "std": [0.25] * 3}
+    strides = (4, 8, 16)
 
     def __init__(
         self, num_classes: int, width: PositiveInt = 16, dropout: Share = 0.0, multi_level: bool = False
     ) -> None:
         super().__init__()
+        self.channels = (2 * width, 4 * width, 8 * width)
         self.stem = _conv(3, width, stride=2)
         self.stage4 = _Residual(width, 2 * width, stride=2)
         self.stage8 = _Residual(2 * width, 4 * width, stride=2)
@@ -38,15 +40,18 @@ class LightNet(SegmentationNetwork):
         self.classifier = nn.Conv2d(4 * width, num_classes, 1)
         self.auxiliary = nn.Conv2d(4 * width, num_classes, 1) if multi_level else None
 
-    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        """Logits of an image [B, 3, H, W] in [0, 1]: main [B, K, H/4, W/4], perhaps auxiliary [B, K, H/8, W/8]."""
+    def features(self, image: Tensor) -> tuple[Tensor, ...]:
         x4 = self.stage4(self.stem((image - 0.45) / 0.25))
         x8 = self.stage8(x4)
-        x16 = self.stage16(x8)
+        return x4, x8, self.stage16(x8)
+
+    def decode(self, pyramid: tuple[Tensor, ...]) -> tuple[Level, ...]:
+        """Logits at stride 4, perhaps auxiliary ones at stride 8."""
+        x4, x8, x16 = pyramid
         y8 = self.fuse8(torch.cat([_upsample(x16, x8), x8], 1))
         y4 = self.fuse4(torch.cat([_upsample(y8, x4), x4], 1))
-        main = self.classifier(self.dropout(y4))
-        return (main,) if self.auxiliary is None else (main, self.auxiliary(self.dropout(y8)))
+        main = Level(self.classifier(self.dropout(y4)))
+        return (main,) if self.auxiliary is None else (main, Level(self.auxiliary(self.dropout(y8))))
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """Everything is trained from scratch: one pace for all."""

@@ -144,7 +144,7 @@ class Critical(SegmentationModule):
         levels = self.network(batch["source"]["image"])
         yield Backward("pixels", self.supervised(levels, batch["source"]["label"]))
         yield Step("pixels")
-        yield Backward("critic", {"score": Term(self.critic(levels[0].detach()).square().mean())})
+        yield Backward("critic", {"score": Term(self.critic(levels[0].logits.detach()).square().mean())})
         yield Step("critic")
 
 

@@ -152,7 +152,8 @@ def _sides(found: "Exportable", height: int | None, width: int | None) -> tuple[
             raise UserError("height and width belong together: give both, or neither.")
         if found.is_sized:
             raise UserError(
-                "This network sees whole images by windows, which a file unrolls for one size: give height and width."
+                "A file of this network is for images of one size, by which it pads them or cuts them into windows: "
+                "give height and width."
             )
         return found.size
     if found.size not in (None, (height, width)):

@@ -130,6 +130,16 @@ def tiny(method: str) -> list[str]:
     return [*data, *lengths, *widths, *batches, "trainer=cpu", "logger=csv", "callbacks.progress=null"]
 
 
+def with_timm(method: str, model: str = "tf_efficientnet_lite0") -> list[str]:
+    """The same for a method that takes a network or a backbone, with a model of timm in the light one's place."""
+    if "backbone" in composed(f"method={method}").method:
+        place = ["backbone@method.backbone=timm", f"method.backbone.model={model}"]
+    else:
+        place = ["network@method.network=timm", f"method.network.backbone={model}"]
+    light = ("network@method.network=light", "method.network.width=8", "method.backbone.width=8")
+    return [*place, *(option for option in tiny(method) if option not in light)]
+
+
 def alone(method: str) -> list[str]:
     """Overrides for ``method`` where no stage has come before it."""
     return ["method.camera=false"] if "camera" in composed(f"method={method}").method else []
@@ -145,9 +155,11 @@ def write_digits(folder: Path, size: int = 28) -> Path:
     return folder
 
 
-def built(method: str, *overrides: str, seed: int = 0) -> tuple[AdaptationModule, L.LightningDataModule]:
-    """Method and data of a tiny run."""
-    cfg = composed(f"method={method}", *tiny(method), *alone(method), *overrides)
+def built(
+    method: str, *overrides: str, seed: int = 0, options: Sequence[str] | None = None
+) -> tuple[AdaptationModule, L.LightningDataModule]:
+    """Method and data of a tiny run; ``options`` stand in the place of :func:`tiny`'s."""
+    cfg = composed(f"method={method}", *(tiny(method) if options is None else options), *alone(method), *overrides)
     L.seed_everything(seed, verbose=False)
     data = build(cfg.data, "data")
     return build_method(cfg.method, data), data

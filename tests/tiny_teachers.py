@@ -38,7 +38,7 @@ class MeanTeacher(SourceOnly):
         with source_norms(self.network) if self.separate else nullcontext():
             levels = self.network(source["image"])
         yield Backward("segmenter", self.supervised(levels, source["label"]))
-        probability, label = self.teacher(target["image"])[0].float().softmax(1).max(1)
+        probability, label = self.teacher(target["image"])[0].logits.float().softmax(1).max(1)
         label[probability < 0.15] = IGNORE
         consistency = pixel_cross_entropy(self.network(target["image"])[0].logits.float(), label)
         yield Backward("segmenter", {"consistency": Term(consistency)})

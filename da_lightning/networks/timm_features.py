@@ -56,6 +56,8 @@ class TimmFeatures(nn.Module):
         self.normalisation = self.normalise.constants
         self.is_last = str(getattr(self.body, "output_fmt", "NCHW")).endswith("NHWC")
         self.multiple = multiple or (self.strides[0] if config.get("fixed_input_size") else 1)
+        # TensorFlow's padding, and sizes that images are resized to, are computed from those that come in.
+        self.is_sized = self.multiple > 1 or any(type(part).__name__.endswith("Same") for part in self.body.modules())
         if pretrained is None:
             log.info("%s starts from random weights: pretrained is not set.", model)
         else:
@@ -143,7 +145,7 @@ def _features_of(model: str, options: dict[str, Any], key: str) -> Any:
             if trial and "dynamic_img_size" in str(error):
                 continue
             raise UserError(f"{key}: timm's {model} does not take its options ({error}): change them.") from None
-        except (RuntimeError, AttributeError, AssertionError, ValueError, NotImplementedError) as error:
+        except (RuntimeError, AttributeError, AssertionError, LookupError, ValueError) as error:
             first = (str(error).splitlines() or [type(error).__name__])[0]
             raise UserError(
                 f"{key}: timm's {model} gives no feature maps ({first}): choose one of "

@@ -108,7 +108,11 @@ class SegmentationModule(AdaptationModule):
         }
         name, step = "label" if argmax else "logits", self.network.export_multiple
         return Exportable(
-            _Segmenter(self, argmax), name, about, multiple=step, is_sized=self.network.windows is not None
+            _Segmenter(self, argmax),
+            name,
+            about,
+            multiple=step,
+            is_sized=self.network.is_sized or self.network.windows is not None,
         )
 
     def segmenter(self) -> Player:
@@ -152,6 +156,11 @@ class SegmentationModule(AdaptationModule):
         self.network(next(iter(images.values())))
 
     # -- evaluation --------------------------------------------------------------------------------------------------
+
+    def setup(self, stage: str) -> None:
+        view = getattr(getattr(self.trainer, "datamodule", None), "target_view", None)
+        if self.network.windows and view:
+            self.network.windows.places(*view.size)  # before training, not at the first test
 
     def on_validation_start(self) -> None:
         self._begin_evaluation("validation_names")

@@ -37,6 +37,8 @@ class SegmentationNetwork(Network):
     """Image to pyramid: maps [B, C, h, w] from fine to coarse; the last one is what the backbone ends with."""
     export_multiple = 1
     """Sides of images are multiples of this where an exported graph leaves them open."""
+    is_sized = False
+    """Whether an exported graph is for images of one size: its padding, say, is computed from them."""
     windows: Windows | None = None
     """How whole images are seen in :meth:`infer`; ``None``: at once."""
 

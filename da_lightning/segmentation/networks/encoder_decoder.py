@@ -18,7 +18,8 @@ class EncoderDecoder(SegmentationNetwork):
     """Main logits by ``head``; auxiliary ones, where wanted, by a linear classifier of the map before the last.
 
     Args:
-        backbone: Takes RGB in [0, 1], gives the pyramid; says ``channels``, ``strides`` and ``normalisation``.
+        backbone: Takes RGB in [0, 1], gives the pyramid; says ``channels``, ``strides``, ``normalisation`` and
+            ``is_sized``.
         num_classes: K.
         head: ``{"_target_": ..., ...}``, see :mod:`~da_lightning.segmentation.networks.heads`.
         multi_level: Adds the auxiliary level.
@@ -32,6 +33,7 @@ class EncoderDecoder(SegmentationNetwork):
         self.backbone = backbone
         self.channels, self.strides = backbone.channels, backbone.strides
         self.normalisation = backbone.normalisation
+        self.is_sized = backbone.is_sized
         given = {"num_classes": num_classes, "channels": self.channels, "strides": self.strides}
         self.head = build_part(head, Head, "method.network.head", **given)
         self.auxiliary: nn.Module | None = None

@@ -50,6 +50,7 @@ class MixTransformer(nn.Module):
             raise UserError(f"method.network.backbone={variant} must be one of {', '.join(VARIANTS)}: change it.")
         self.channels, depths = VARIANTS[variant]
         self.channels, self.strides = tuple(self.channels), (4, 8, 16, 32)
+        self.is_sized = False
         self.normalise = Normalise("imagenet")
         self.normalisation = self.normalise.constants
         chances = torch.linspace(0, drop_path, sum(depths), device="cpu").tolist()

@@ -76,9 +76,9 @@ def slide(network: "SegmentationNetwork", image: Tensor, windows: Windows) -> Te
         some = places[first : first + step]
         seen = torch.cat([image[..., top : top + rows, left : left + columns] for top, left in some])
         logits = upsampled(network(seen)[0].logits, windows.size, windows.align_corners)
-        for (top, left), part in zip(some, logits.split(len(image)), strict=True):
+        for (top, left), part in zip(some, logits.unflatten(0, (len(some), -1)), strict=True):
             if total is None:
-                total = part.new_zeros(len(image), part.shape[1], height, width)
+                total = part.new_zeros(*part.shape[:2], height, width)
             total[..., top : top + rows, left : left + columns] += part
             count[..., top : top + rows, left : left + columns] += 1
     assert total is not None  # there is a window

@@ -64,17 +64,20 @@ class TimmFeatures(nn.Module):
             self._load(pretrained)
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        maps = self._maps(self.normalise(image if self.multiple == 1 else self._resized(image)))
+        return tuple(m.permute(0, 3, 1, 2).contiguous() if self.is_last else m for m in maps)
+
+    def _resized(self, image: Tensor) -> Tensor:
         (height, width), step = image.shape[-2:], self.multiple
         if min(height, width) < step:
             raise UserError(
                 f"Expected images of at least {step}x{step} pixels, one patch of {self.model}, but found "
                 f"{height}x{width}: enlarge data.crop_size or data.image_size."
             )
-        if height % step or width % step:
-            size = [-(-side // step) * step for side in (height, width)]
-            image = F.interpolate(image, size=size, mode="bilinear", align_corners=False)
-        maps = self._maps(self.normalise(image))
-        return tuple(m.permute(0, 3, 1, 2).contiguous() if self.is_last else m for m in maps)
+        size = [-(-side // step) * step for side in (height, width)]
+        if size == [height, width]:
+            return image
+        return F.interpolate(image, size=size, mode="bilinear", align_corners=False)
 
     def _maps(self, image: Tensor) -> Sequence[Tensor]:
         try:

@@ -68,7 +68,7 @@ class MixTransformer(nn.Module):
             self._load(variant, pretrained)
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        if min(image.shape[-2:]) < 7:
+        if image.shape[-2] < 7 or image.shape[-1] < 7:
             raise UserError(
                 f"Expected images of at least one patch of the Mix Transformer, 7x7 pixels, but found "
                 f"{image.shape[-2]}x{image.shape[-1]}: enlarge data.crop_size or data.image_size."

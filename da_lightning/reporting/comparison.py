@@ -71,13 +71,9 @@ class Sweep:
         hydra = (read_yaml(self.folder / "multirun.yaml") or {}).get("hydra", {})
         return "optuna" in str((hydra.get("sweeper") or {}).get("_target_"))
 
-    def values(self, key: str) -> list[str]:
-        """Of each job, as the command had them."""
-        return [_override(run, key) for run in self.runs]
-
     def value(self, run: Run, key: str) -> str:
-        """Empty for a run that is no job of the sweep."""
-        return _override(run, key) if any(run is job for job in self.runs) else ""
+        """As the command had it; empty for a run that is no job of the sweep."""
+        return run_options(run).get(key, "default") if run in self.runs else ""
 
     def short(self, key: str) -> str:
         """Without its groups, where that leaves no doubt."""
@@ -86,13 +82,36 @@ class Sweep:
 
     def label(self, run: Run) -> str:
         """``portion=0.2, rounds=3``; empty for a run that is no job of the sweep."""
-        if not any(run is job for job in self.runs):
-            return ""
-        return ", ".join(f"{self.short(key)}={self.value(run, key)}" for key in self.keys)
+        return ", ".join(f"{self.short(key)}={value}" for key in self.keys if (value := self.value(run, key)))
 
 
-def _override(run: Run, key: str) -> str:
-    return run_options(run).get(key, "default")
+@dataclass(frozen=True)
+class Comparison:
+    """What is compared.
+
+    Args:
+        groups: Its groups.
+        baseline: The group that differences are to.
+        oracle: The group that was trained on target labels.
+        sweep: The swept keys, where the runs are the jobs of a sweep.
+    """
+
+    groups: Sequence[Group]
+    baseline: Group | None = None
+    oracle: Group | None = None
+    sweep: Sweep | None = None
+
+    @cached_property
+    def runs(self) -> list[Run]:
+        return [run for group in self.groups for run in group.runs]
+
+    @cached_property
+    def objective(self) -> Score | None:
+        return next((run.objective for run in self.runs if run.objective), None)
+
+    def role(self, group: Group) -> str:
+        """``baseline`` or ``oracle``, or neither."""
+        return "baseline" if group is self.baseline else "oracle" if group is self.oracle else ""
 
 
 def grouped(runs: Sequence[Run]) -> list[Group]:
@@ -106,11 +125,6 @@ def grouped(runs: Sequence[Run]) -> list[Group]:
         Group(label, sorted(runs, key=lambda run: str(run.seed)), option)
         for label, runs, option in zip(labels, members.values(), options, strict=True)
     ]
-
-
-def differing(groups: Sequence[Group]) -> dict[str, list[Any]]:
-    """Options in which the groups differ, with a value for each group."""
-    return _differing([group.options for group in groups])
 
 
 def find_group(groups: Sequence[Group], wanted: str, what: str) -> Group:
@@ -164,7 +178,8 @@ def _flat(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
         yield key, value
 
 
-def _differing(options: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+def differing(options: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """Options that are not the same everywhere, with all their values."""
     names = dict.fromkeys(name for option in options for name in option)
     columns = {name: [option.get(name, "") for option in options] for name in names}
     return {name: values for name, values in columns.items() if any(value != values[0] for value in values)}
@@ -176,7 +191,7 @@ def _labels(runs: Sequence[Run], options: Sequence[Mapping[str, Any]]) -> list[s
     bases = [f"{run.method} on {run.data}" if several_data else run.method for run in runs]
     labels = []
     for base, run, own in zip(bases, runs, options, strict=True):
-        keys = _differing([option for option, other in zip(options, bases, strict=True) if other == base])
+        keys = differing([option for option, other in zip(options, bases, strict=True) if other == base])
         recipes = [other.choices.get("experiment") for other, its in zip(runs, bases, strict=True) if its == base]
         if bases.count(base) == 1:
             labels.append(base)

@@ -4,7 +4,7 @@ import base64
 import io
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -69,7 +69,7 @@ class Kind:
     figures: list[Figure]
 
 
-def by_kind(run: Run, embedded: dict[Path, Embedded]) -> list[Kind]:
+def by_kind(run: Run, embedded: Mapping[Path, Embedded]) -> list[Kind]:
     """The run's pictures in the order in which one wants to see them.
 
     Args:

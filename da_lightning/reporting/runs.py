@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from da_lightning.errors import UserError
-from da_lightning.reporting.scores import Score, by_name, main_score
+from da_lightning.reporting.scores import Score, main_score, parse
 from da_lightning.yaml_files import YamlError, checked_text
 
 Point = tuple[float, float]
@@ -69,7 +69,7 @@ class Run:
     @cached_property
     def scores(self) -> dict[Score, float | None]:
         """Test scores by their parsed names; ``None`` where there was nothing to score (NaN)."""
-        return by_name(self.summary.get("test", {}))
+        return {parse(name): value for name, value in self.summary.get("test", {}).items()}
 
     @property
     def objective(self) -> Score | None:

@@ -9,8 +9,8 @@ from pathlib import Path
 from da_lightning.errors import UserError
 from da_lightning.files import write_text
 from da_lightning.names import shown
-from da_lightning.reporting.runs import natural, read_run
-from da_lightning.reporting.sweep_folder import as_mapping, differing_options, job_folders, never_began, run_options
+from da_lightning.reporting.runs import as_mapping, natural, read_run
+from da_lightning.reporting.sweep_folder import differing_options, job_folders, never_began, run_options
 
 STOPPED = "a signal has stopped it: the same command with resume=auto takes it up."
 """The ``error.txt`` of such a job."""

@@ -4,7 +4,7 @@ import csv
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -183,10 +183,15 @@ def read_run(folder: Path) -> Run:
     config = read_yaml(hydra / "config.yaml") or {}
     if not config and (options := read_yaml(folder / "hparams.yaml")):
         config = {"method": options}
-    overrides = read_yaml(hydra / "overrides.yaml") or []
-    pairs = (str(override).lstrip("+~").partition("=") for override in overrides)
+    overrides = as_mapping(read_yaml(hydra / "overrides.yaml") or [])
     choices = (read_yaml(hydra / "hydra.yaml") or {}).get("hydra", {}).get("runtime", {}).get("choices", {})
-    return Run(folder, _read_summary(folder), config, {key: value for key, _, value in pairs}, choices)
+    return Run(folder, _read_summary(folder), config, overrides, choices)
+
+
+def as_mapping(overrides: Iterable[object]) -> dict[str, str]:
+    """``method.portion=0.2`` by its key."""
+    pairs = (str(override).lstrip("+~").partition("=") for override in overrides)
+    return {key: value for key, _, value in pairs}
 
 
 def _read_summary(folder: Path) -> dict[str, Any]:
@@ -233,14 +238,11 @@ def read_yaml(file: Path) -> Any:
 def _read_points(folder: Path) -> tuple[dict[str, list[Point]], list[dict[str, float]]]:
     curves: dict[str, list[Point]] = {}
     rounds: dict[float, dict[str, float]] = {}
-    attempts = sorted(folder.glob("metrics*.csv"), key=lambda file: (file.name == "metrics.csv", natural(file)))
-    for file in attempts:
+    for file in sorted(folder.glob("metrics*.csv"), key=lambda file: (file.name == "metrics.csv", natural(file))):
         logged: dict[str, list[Point]] = {}
         with file.open(newline="", encoding="utf-8", errors="replace") as lines:
-            rows = csv.reader(line.replace("\0", "") for line in lines)
-            names = next(rows, [])
-            for row in rows:
-                numbers = {name: n for name, text in zip(names, row, strict=False) if (n := _number(text)) is not None}
+            for row in csv.DictReader((line.replace("\0", "") for line in lines), restkey=""):
+                numbers = {name: n for name, text in row.items() if name and (n := _number(text)) is not None}
                 if "round" in numbers:
                     rounds[numbers["round"]] = numbers
                 step = numbers.get("step")
@@ -254,7 +256,7 @@ def _read_points(folder: Path) -> tuple[dict[str, list[Point]], list[dict[str, f
     return curves, [rounds[number] for number in sorted(rounds)]
 
 
-def _number(text: str) -> float | None:
+def _number(text: str | None) -> float | None:
     """A finite number, or ``None``: most cells are empty, and a killed run leaves half a line."""
     if not text:
         return None

@@ -88,18 +88,10 @@ def without_results(sweep: Path) -> list[Path]:
     return [job for job in job_folders(sweep) if not (job / "metrics.json").is_file()]
 
 
-def as_mapping(overrides: Sequence[str]) -> dict[str, str]:
-    """``method.portion=0.2`` by its key."""
-    pairs = (str(override).lstrip("+~").partition("=") for override in overrides)
-    return {key: value for key, _, value in pairs}
-
-
 def run_options(run: Run) -> dict[str, str]:
     """The overrides of a job, and its choices as one would type them."""
-    chosen = {
-        key: "null" if run.choices[key] is None else str(run.choices[key]) for key in CHOICES if key in run.choices
-    }
-    return {**run.overrides, **chosen}
+    chosen = {key: run.choices[key] for key in CHOICES if key in run.choices}
+    return {**run.overrides, **{key: "null" if name is None else str(name) for key, name in chosen.items()}}
 
 
 def differing_options(options: Iterable[Mapping[str, str]]) -> list[str]:

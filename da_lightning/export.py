@@ -22,7 +22,6 @@ to=target       or source
 Re-identification gives features of length 1, of images of the size that the method was trained at
 """
 
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,10 +30,8 @@ from typing import TYPE_CHECKING, Any
 from da_lightning.errors import UserError
 from da_lightning.exported_files import WRITERS
 from da_lightning.files import check_writable, whole_file
-from da_lightning.loading import load_tensors_alone
 from da_lightning.names import shown
-from da_lightning.screen import one_sentence, steady_output
-from da_lightning.stopping import interruptible
+from da_lightning.screen import run_command
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -50,19 +47,9 @@ SMALLEST = 32
 """Pixels of the shortest side that a file with open sizes takes."""
 
 
-@interruptible
 def main() -> None:
     """Entry point of ``python -m da_lightning.export`` and of ``da-lightning export``."""
-    steady_output()
-    load_tensors_alone()
-    arguments = sys.argv[1:]
-    if not arguments or {"-h", "--help"} & set(arguments):
-        print(__doc__)
-        return
-    from da_lightning.arguments import checked_words
-
-    with one_sentence():
-        export(**checked_words(export, arguments, "export"))
+    run_command(__doc__, export)
 
 
 def export(

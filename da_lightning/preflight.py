@@ -14,6 +14,7 @@ from da_lightning.training.module import AdaptationModule
 from da_lightning.training.strategy import count_processes
 from da_lightning.training.teacher import check_one_average
 from da_lightning.training.trainer_options import check_limits, check_trainer
+from da_lightning.yaml_files import leaves
 
 LARGEST_SEED = 2**32 - 1
 
@@ -70,18 +71,14 @@ def check_left_out_source(cfg: DictConfig) -> None:
         UserError: One has.
     """
 
-    def check(node: Any, place: str) -> None:
-        if isinstance(node, dict):
-            for name, value in node.items():
-                check(value, f"{place}.{name}")
-        elif "${data.source." in str(node):
+    if "source" not in cfg.data or cfg.data.source is not None:
+        return
+    for place, value in leaves(OmegaConf.to_container(cfg.data), "data"):
+        if "${data.source." in str(value):
             raise UserError(
-                f"{place}={node} takes its value from the source, but data.source=null: set data.source, set {place}, "
+                f"{place}={value} takes its value from the source, but data.source=null: set data.source, set {place}, "
                 "or leave out its set, for example with '~data.tests.source'."
             )
-
-    if "source" in cfg.data and cfg.data.source is None:
-        check(OmegaConf.to_container(cfg.data), "data")
 
 
 def check_names_of_stages(stages: Any) -> None:

@@ -7,8 +7,7 @@ Composes the options under ``conf/``, then trains and tests; :mod:`da_lightning.
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from da_lightning.stopping import Stopped, as_stopped, begin, check, ending
 
@@ -38,6 +37,7 @@ from da_lightning.files import disk_problem
 from da_lightning.loading import load_tensors_alone
 from da_lightning.names import shown
 from da_lightning.screen import steady_output
+from da_lightning.yaml_files import leaves
 
 # Heavy imports (torch, lightning) wait until Hydra has composed: --help and --cfg must answer at once.
 
@@ -102,7 +102,7 @@ def _run(cfg: DictConfig, place: Place) -> float | None:
 def _train(cfg: DictConfig, place: Place) -> float | None:
     hide_in_logs()
     try:
-        missing = sorted(_missing_keys(OmegaConf.to_container(cfg)))
+        missing = _missing_keys(cfg)
         if missing:
             raise UserError(f"{', '.join(missing)} must be set: add {missing[0]}=... to the command.")
         if cfg.resume not in ("auto", "never"):
@@ -122,13 +122,9 @@ def _train(cfg: DictConfig, place: Place) -> float | None:
         raise CompactHydraException(f"error: {problem}") from error
 
 
-def _missing_keys(node: Any, key: str = "") -> Iterator[str]:
+def _missing_keys(cfg: DictConfig) -> list[str]:
     """Options still to be given; OmegaConf's own search stops at the first that refers to one."""
-    if isinstance(node, dict):
-        for name, value in node.items():
-            yield from _missing_keys(value, f"{key}.{name}".lstrip("."))
-    elif node == "???":
-        yield key
+    return sorted(key for key, value in leaves(OmegaConf.to_container(cfg)) if value == "???")
 
 
 def _sentence(error: UserError | OmegaConfBaseException) -> str:

@@ -4,14 +4,15 @@ import io
 import logging
 import select
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from da_lightning.errors import UserError
 from da_lightning.files import disk_problem
+from da_lightning.loading import load_tensors_alone
 from da_lightning.names import show_names_safely, shown
-from da_lightning.stopping import open_streams
+from da_lightning.stopping import interruptible, open_streams
 
 NAMES = {"stdout": 1, "stderr": 2}
 
@@ -54,11 +55,27 @@ def steady_output() -> None:
         setattr(sys, f"__{name}__", steady)
 
 
-@contextmanager
-def one_sentence() -> Iterator[None]:
-    """End the process with ``error: <sentence>`` where the ``with`` raises what a user can mend."""
+@interruptible
+def run_command(
+    text: str | None, command: Callable[..., object], read: Callable[[Sequence[str]], dict[str, Any]] | None = None
+) -> None:
+    """Run a command of the command line; what a user can mend ends the process with ``error: <sentence>``.
+
+    Args:
+        text: Its help.
+        command: What it does.
+        read: Makes the arguments of ``command`` from words; ``None`` reads ``name=value``.
+    """
+    steady_output()
+    load_tensors_alone()
+    words = sys.argv[1:]
+    if not words or {"-h", "--help"} & set(words):
+        print(text)
+        return
+    from da_lightning.arguments import checked_words  # slow to import
+
     try:
-        yield
+        command(**(read(words) if read else checked_words(command, words, command.__name__)))
     except UserError as error:
         sys.exit(f"error: {error}")
     except (OSError, RuntimeError) as error:

@@ -21,10 +21,13 @@ from dataclasses import dataclass, field
 from functools import wraps
 from pathlib import Path
 from types import FrameType
+from typing import ParamSpec
 
 from da_lightning.private.joblib import worker_pids
 from da_lightning.processes import descendants, is_first_process, kill, send
 from da_lightning.stop_message import Progress, sentence
+
+P = ParamSpec("P")
 
 GRACE = 25.0
 """Seconds from a signal to the end in any case."""
@@ -174,16 +177,16 @@ def has_ranks(processes: Callable[[], Sequence[subprocess.Popen]]) -> None:
     _state.ranks = processes
 
 
-def interruptible(command: Callable[[], None]) -> Callable[[], None]:
+def interruptible(command: Callable[P, None]) -> Callable[P, None]:
     """For commands that hold nothing that resumes: Ctrl-C is a sentence and exit status 130."""
 
     @wraps(command)
-    def wrapped() -> None:
+    def wrapped(*arguments: P.args, **options: P.kwargs) -> None:
         with suppress(ValueError):  # not the main thread
             # A shell's background job inherits an ignored SIGINT, and `kill -INT` would be lost.
             signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
-            command()
+            command(*arguments, **options)
         except KeyboardInterrupt:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             print("\nStopped by SIGINT: what has been written so far is whole.", file=sys.stderr)

@@ -1,13 +1,12 @@
 """Small files of earlier runs and sweeps: what one of them has damaged must not keep others from being found."""
 
-import json
 import logging
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from da_lightning.yaml_files import YamlError, checked_text
+from da_lightning.errors import UserError
+from da_lightning.reporting import runs
 
 log = logging.getLogger(__name__)
 
@@ -18,7 +17,9 @@ def read_overrides(file: Path) -> list[str] | None:
     Returns:
         ``None``, after a warning that names the file, where it cannot be read.
     """
-    content = _yaml(file)
+    content = None
+    with suppress(UserError, OSError):
+        content = runs.read_yaml(file)
     if file.name == "multirun.yaml":
         for key in ("hydra", "overrides", "task"):
             content = content.get(key) if isinstance(content, dict) else None
@@ -34,20 +35,11 @@ def read_summary(file: Path) -> dict[str, Any] | None:
     Returns:
         ``None`` where there is no such file, or, after a warning that names it, one that is not whole.
     """
-    try:
-        summary = json.loads(file.read_text())
-    except FileNotFoundError:
+    if not file.is_file():
         return None
-    except (OSError, ValueError, RecursionError):
-        summary = None
-    if isinstance(summary, dict) and isinstance(summary.get("test"), dict):
-        return summary
+    with suppress(UserError, OSError):
+        summary = runs.read_summary(file)
+        if "test" in summary:
+            return summary
     log.warning("%s is damaged: the run counts as unfinished.", file)
     return None
-
-
-def _yaml(file: Path) -> Any:
-    try:
-        return yaml.load(checked_text(file), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except (YamlError, ValueError, RecursionError, yaml.YAMLError):
-        return None

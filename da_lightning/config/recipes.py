@@ -24,6 +24,7 @@ from da_lightning.config.paths import CONF_DIR
 from da_lightning.config.secrets import hidden
 from da_lightning.errors import UserError
 from da_lightning.private.hydra import Default, Repository, command_line, watch_loading
+from da_lightning.yaml_files import leaves
 
 
 @dataclass
@@ -91,21 +92,13 @@ def check_hydra_options(options: Any, file: str) -> None:
     Raises:
         UserError: A key that could run code, change the environment or write elsewhere.
     """
-    for key, value in _leaves(options, ""):
+    for key, value in leaves(options):
         if not any(re.fullmatch(pattern, key) and allows(value) for pattern, allows in _MAY.items()):
             shown = "hydra" + (f".{key}" if key else "")
             raise UserError(
                 f"{file} sets {shown}, which a configuration that is not ours may not: it can run code, change the "
                 f"environment or write outside of the working folder. If you trust it, type {shown}=... yourself."
             )
-
-
-def _leaves(node: Any, key: str) -> Iterator[tuple[str, Any]]:
-    if isinstance(node, dict) and node:
-        for name, value in node.items():
-            yield from _leaves(value, f"{key}.{name}".lstrip("."))
-    else:
-        yield key, node
 
 
 def _is_ours(source: str) -> bool:
@@ -160,12 +153,11 @@ def watch() -> None:
         file = _file(result, default.config_path or "")
         if not _is_ours(result.path):
             check_hydra_options(content["hydra"], file)
-        elif (default.config_path or "").startswith("hydra/") or default.package in (None, "", "_global_"):
-            natural = (default.config_path or "").rpartition("/")[0].replace("/", ".")
-            if default.package not in (None, "", "_global_", natural) and _is_recipe(default.parent, repo):
-                _refuse_place(default)
-        elif _is_recipe(default.parent, repo):
-            _refuse_place(default)
+        elif not _is_at_its_place(default) and _is_recipe(default.parent, repo):
+            raise UserError(
+                f"{default.parent} puts {default.config_path} at {default.package}, where Hydra would act on it, which "
+                "a configuration that is not ours may not."
+            )
         return result
 
     @_refusing
@@ -188,11 +180,10 @@ def _is_recipe(config_path: str | None, repo: Repository) -> bool:
     return result is not None and not _is_ours(result.path)
 
 
-def _refuse_place(default: Default) -> None:
-    raise UserError(
-        f"{default.parent} puts {default.config_path} at {default.package}, where Hydra would act on it, which a "
-        "configuration that is not ours may not."
-    )
+def _is_at_its_place(default: Default) -> bool:
+    group = (default.config_path or "").rpartition("/")[0].replace("/", ".")
+    own = [group] if f"{group}.".startswith("hydra.") else []
+    return default.package in (None, "", "_global_", *own)
 
 
 def refuse_rerun(arguments: Sequence[str]) -> None:

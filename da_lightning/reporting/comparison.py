@@ -1,7 +1,7 @@
 """Several runs beside each other: grouped over seeds, against a baseline, along the keys of a sweep."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +11,7 @@ from da_lightning.errors import UserError
 from da_lightning.reporting.runs import Run, is_run, read_run, read_yaml
 from da_lightning.reporting.scores import Score, Spread
 from da_lightning.reporting.sweep_folder import differing_options, run_options
+from da_lightning.yaml_files import leaves
 
 _WITHOUT_EFFECT = {"seed", "resume", "logger", "progress", "enable_progress_bar", "num_workers", "pin_memory"}
 _GENERATIONS = 5
@@ -119,7 +120,7 @@ def grouped(runs: Sequence[Run]) -> list[Group]:
     members: dict[str, list[Run]] = {}
     for run in runs:
         members.setdefault(_identity(run), []).append(run)
-    options = [dict(_flat(_seedless(runs[0].config))) for runs in members.values()]
+    options = [dict(leaves(_seedless(runs[0].config))) for runs in members.values()]
     labels = _labels([runs[0] for runs in members.values()], options)
     return [
         Group(label, sorted(runs, key=lambda run: str(run.seed)), option)
@@ -168,14 +169,6 @@ def _seedless(value: Any, generation: int = 0) -> Any:
         if is_run(file.parent.parent) and (config := read_run(file.parent.parent).config):
             return {file.name: _seedless(config, generation + 1)}
     return value
-
-
-def _flat(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(value, Mapping) and value:
-        for name, item in value.items():
-            yield from _flat(item, f"{key}.{name}".lstrip("."))
-    else:
-        yield key, value
 
 
 def differing(options: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:

@@ -185,7 +185,7 @@ def read_run(folder: Path) -> Run:
         config = {"method": options}
     overrides = as_mapping(read_yaml(hydra / "overrides.yaml") or [])
     choices = (read_yaml(hydra / "hydra.yaml") or {}).get("hydra", {}).get("runtime", {}).get("choices", {})
-    return Run(folder, _read_summary(folder), config, overrides, choices)
+    return Run(folder, read_summary(folder / "metrics.json"), config, overrides, choices)
 
 
 def as_mapping(overrides: Iterable[object]) -> dict[str, str]:
@@ -194,13 +194,17 @@ def as_mapping(overrides: Iterable[object]) -> dict[str, str]:
     return {key: value for key, _, value in pairs}
 
 
-def _read_summary(folder: Path) -> dict[str, Any]:
-    file = folder / "metrics.json"
+def read_summary(file: Path) -> dict[str, Any]:
+    """What a run that has ended says of itself; nothing where it left no such file.
+
+    Raises:
+        UserError: The file is broken.
+    """
     if not file.is_file():
         return {}
     try:
         summary = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{file} is not whole ({error}): run the command again, or leave this run out.") from None
     tests = summary.get("test", {}) if isinstance(summary, dict) else None
     if not isinstance(tests, dict) or not all(v is None or isinstance(v, int | float) for v in tests.values()):

@@ -25,11 +25,12 @@ from da_lightning.config import (
     CONF_DIR,
     logs,  # noqa: F401  (mends what Hydra does where a folder cannot be made)
 )
-from da_lightning.config.jobs import Place, note_failure, note_stop, place_of, prepare_job
+from da_lightning.config.jobs import Place, note, note_failure, place_of, prepare_job
 from da_lightning.config.recipes import import_plugins, refuse_rerun
 from da_lightning.config.run_lock import HeldError, held
 from da_lightning.config.secrets import hidden, hide_in_logs
 from da_lightning.config.stamp import set_stamp
+from da_lightning.config.sweep_table import STOPPED
 from da_lightning.config.sweeps import prefer_own_presets
 from da_lightning.config.trust import own_packages
 from da_lightning.errors import UserError
@@ -46,25 +47,21 @@ def main() -> None:
     """Entry point of ``python -m da_lightning.run`` and of ``da-lightning run``."""
     steady_output()
     load_tensors_alone()
-    with ending():
-        _main()
-
-
-def _main() -> None:
     arguments = sys.argv[1:]
-    own_packages()
-    refuse_rerun(arguments)
-    import_plugins()
-    refuse_swept_devices(arguments)
-    refuse_empty_groups(arguments)
-    if not os.environ.get("DA_DATA_DIR"):  # an empty one is none
-        os.environ.pop("DA_DATA_DIR", None)
-    sys.argv += set_stamp(arguments)
-    prefer_own_presets()
-    try:
-        hydra.main(config_path=str(CONF_DIR), config_name="config", version_base="1.3")(run)()
-    except CompactHydraException as error:  # before a run: Hydra prints those of runs itself
-        sys.exit(str(error))
+    with ending():
+        own_packages()
+        refuse_rerun(arguments)
+        import_plugins()
+        refuse_swept_devices(arguments)
+        refuse_empty_groups(arguments)
+        if not os.environ.get("DA_DATA_DIR"):  # an empty one is none
+            os.environ.pop("DA_DATA_DIR", None)
+        sys.argv += set_stamp(arguments)
+        prefer_own_presets()
+        try:
+            hydra.main(config_path=str(CONF_DIR), config_name="config", version_base="1.3")(run)()
+        except CompactHydraException as error:  # before a run: Hydra prints those of runs itself
+            sys.exit(str(error))
 
 
 def run(cfg: DictConfig) -> float | None:
@@ -87,19 +84,15 @@ def _job(cfg: DictConfig, place: Place) -> float | None:
     try:
         return _run(cfg, place)
     except Stopped:
-        note_stop(place)
+        note(place, STOPPED)
         raise
     except Exception as error:
         note_failure(place, error)
         return None
 
 
+@as_stopped()
 def _run(cfg: DictConfig, place: Place) -> float | None:
-    with as_stopped():
-        return _train(cfg, place)
-
-
-def _train(cfg: DictConfig, place: Place) -> float | None:
     hide_in_logs()
     try:
         missing = _missing_keys(cfg)
@@ -152,11 +145,10 @@ def refuse_swept_devices(arguments: Sequence[str]) -> None:
 def refuse_empty_groups(arguments: Sequence[str]) -> None:
     """``logger=null`` looks as if it should work, and Hydra answers it with a traceback."""
     groups = ("callbacks", "data", "debug", "experiment", "logger", "method", "selection", "trainer")
-    given = [argument.partition("=") for argument in arguments]
-    for group in (CONF_DIR / name for name in groups):
-        if any(key == group.name and "null" in value.split(",") for key, _, value in given):
-            files = ", ".join(sorted(file.stem for file in group.glob("*.yaml")))
-            sys.exit(f"error: {group.name}=null is no choice: leave {group.name} out or give one of {files}.")
+    for group, _, value in (argument.partition("=") for argument in arguments):
+        if group in groups and "null" in value.split(","):
+            files = ", ".join(sorted(file.stem for file in (CONF_DIR / group).glob("*.yaml")))
+            sys.exit(f"error: {group}=null is no choice: leave {group} out or give one of {files}.")
 
 
 if __name__ == "__main__":

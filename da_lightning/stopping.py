@@ -242,19 +242,14 @@ def _relay() -> None:
         if _state.is_relayed or _state.signum is None:
             return
         _state.is_relayed = True
-    signum = _state.signum
-    if not _RELAYED:
-        for process in _state.ranks():
-            send(process.pid, signum)
-        return
-    if _state.parent is not None:
-        send(_state.parent, _RELAYED[signum])
+    relay = _RELAYED.get(_state.signum, signal.SIGTERM)
+    if _RELAYED and _state.parent is not None:
+        send(_state.parent, relay)
     for process in list(_state.ranks()):
         # One that is still starting has no handlers yet, and nothing to lose.
-        send(process.pid, _RELAYED[signum] if _would_stop(process.pid) else signal.SIGTERM)
-    for pid in worker_pids():
-        if _would_stop(pid):
-            send(pid, _RELAYED[signum])
+        send(process.pid, relay if _would_stop(process.pid) else signal.SIGTERM)
+    for pid in filter(_would_stop, worker_pids()):
+        send(pid, relay)
 
 
 def _would_stop(pid: int) -> bool:
@@ -289,24 +284,21 @@ def _part() -> None:
     """Give the other processes a moment to end by themselves, and no more."""
     _relay()  # where the main thread is faster than the one that watches
     until = time.monotonic() + PARTING
-    ranks = list(_state.ranks())
-    for process in ranks:
+    for process in _state.ranks():
         with suppress(subprocess.TimeoutExpired):
             process.wait(max(0.0, until - time.monotonic()))
-    kill([*(process.pid for process in ranks if process.poll() is None), *worker_pids()])
+    kill([*_running_ranks(), *worker_pids()])
 
 
-def _below() -> list[int]:
-    """All processes below this one; where the system does not list them, those that we have started."""
-    below = descendants(os.getpid())
-    return [process.pid for process in _state.ranks()] if below is None else below
+def _running_ranks() -> list[int]:
+    return [process.pid for process in _state.ranks() if process.poll() is None]
 
 
 def _end_now() -> None:
     with suppress(BaseException):
         _say()
     with suppress(BaseException):
-        kill(_below())
+        kill([*descendants(os.getpid()), *_running_ranks()])
     os._exit(_status())
 
 

@@ -74,11 +74,8 @@ def take(folder: Path) -> bool:
                     "resume=never."
                 )
             time.sleep(0.2)
-    except NotImplementedError:
-        log.warning("The disk of %s has no locks: see that no two processes train in it at once.", folder)
-        return False
-    except OSError as error:
-        if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+    except (OSError, NotImplementedError) as error:
+        if isinstance(error, OSError) and error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
             raise DiskError(folder / _LOCK, error) from error
         log.warning("The disk of %s has no locks: see that no two processes train in it at once.", folder)
         return False

@@ -41,9 +41,7 @@ def check_built(cfg: DictConfig, data: SourceTargetDataModule, module: Adaptatio
         UserError: They do not go together.
     """
     check_one_average(module.teachers(), bool(cfg.callbacks.get("ema")))
-    options = _plain(cfg.trainer)
-    accelerator, devices, nodes = options["accelerator"], options["devices"], options["num_nodes"]
-    check_limits(options, data, cfg.test, count_processes(accelerator, devices, nodes))
+    check_limits(_plain(cfg.trainer), data, cfg.test, processes_of(cfg.trainer))
     module.check_batch(data.training_shapes)
 
 
@@ -122,6 +120,12 @@ def check_stages(stages: dict[str, dict[str, Any]], sections: list[str]) -> None
         known = (*sections, "needed", "provides", "each", "folder")
         if unknown := [part for part in stage if part not in known]:
             raise UserError(f"{place}.{unknown[0]} is no part of a run: a stage has {', '.join(known)}.")
+
+
+def processes_of(trainer: DictConfig) -> int:
+    """Processes that the trainer of these options would have."""
+    options = _plain(trainer)
+    return count_processes(options["accelerator"], options["devices"], options["num_nodes"])
 
 
 def _plain(node: DictConfig) -> dict[str, Any]:

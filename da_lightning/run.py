@@ -16,8 +16,7 @@ if __name__ == "__main__":
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import CompactHydraException, OverrideParseException
+from hydra.errors import CompactHydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -37,6 +36,7 @@ from da_lightning.errors import UserError
 from da_lightning.files import disk_problem
 from da_lightning.loading import load_tensors_alone
 from da_lightning.names import shown
+from da_lightning.private.hydra import parsed
 from da_lightning.screen import steady_output
 from da_lightning.yaml_files import leaves
 
@@ -134,11 +134,7 @@ def _sentence(error: UserError | OmegaConfBaseException) -> str:
 def refuse_swept_devices(arguments: Sequence[str]) -> None:
     """Each process of a job runs the whole command again, so jobs with different numbers of processes would collide."""
     swept = [a for a in arguments if a.startswith(("trainer.devices=", "trainer.num_nodes="))]
-    try:
-        overrides = OverridesParser.create().parse_overrides(swept)
-    except OverrideParseException:  # Hydra tells of it in its own words
-        return
-    if ({"-m", "--multirun"} & set(arguments)) and any(o.is_sweep_override() for o in overrides):
+    if {"-m", "--multirun"} & set(arguments) and any(o.is_sweep_override() for o in parsed(swept) or ()):
         sys.exit(f"error: {' '.join(swept)} cannot be swept: start one command for each number of devices.")
 
 

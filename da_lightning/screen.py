@@ -4,8 +4,9 @@ import io
 import logging
 import select
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 
 from da_lightning.errors import UserError
@@ -40,12 +41,13 @@ def steady_output() -> None:
     open_streams()
     for name, number in NAMES.items():
         stream = getattr(sys, name)
-        if stream is not getattr(sys, f"__{name}__") or isinstance(getattr(stream, "buffer", None), _Buffer):
+        file = getattr(getattr(stream, "buffer", None), "raw", None)
+        if stream is not getattr(sys, f"__{name}__") or isinstance(file, _Lossy):
             continue
         with suppress(OSError, AttributeError):
             stream.flush()
         steady = io.TextIOWrapper(
-            _Buffer(_Lossy(number, "w", closefd=False)),
+            io.BufferedWriter(_Lossy(number, "w", closefd=False)),
             encoding=getattr(stream, "encoding", "utf-8"),
             errors="backslashreplace",
             line_buffering=getattr(stream, "line_buffering", False),
@@ -53,6 +55,19 @@ def steady_output() -> None:
         )
         setattr(sys, name, steady)
         setattr(sys, f"__{name}__", steady)
+
+
+@contextmanager
+def one_sentence() -> Iterator[None]:
+    """End the process with ``error: <sentence>`` where the ``with`` raises what a user can mend."""
+    try:
+        yield
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    except (OSError, RuntimeError) as error:
+        if (problem := disk_problem(error)) is None:
+            raise
+        sys.exit(f"error: {shown(problem)}")
 
 
 @interruptible
@@ -72,17 +87,9 @@ def run_command(
     if not words or {"-h", "--help"} & set(words):
         print(text)
         return
-    from da_lightning.arguments import checked_words  # slow to import
+    if read is None:
+        from da_lightning.arguments import checked_words  # slow to import
 
-    try:
-        command(**(read(words) if read else checked_words(command, words, command.__name__)))
-    except UserError as error:
-        sys.exit(f"error: {error}")
-    except (OSError, RuntimeError) as error:
-        if (problem := disk_problem(error)) is None:
-            raise
-        sys.exit(f"error: {shown(problem)}")
-
-
-class _Buffer(io.BufferedWriter):
-    """Tells our streams from others."""
+        read = partial(checked_words, command, key=command.__name__)
+    with one_sentence():
+        command(**read(words))

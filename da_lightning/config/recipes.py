@@ -14,16 +14,15 @@ from functools import wraps
 from pathlib import Path, PurePath
 from typing import Any, cast
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
-from hydra.errors import CompactHydraException, HydraException
+from hydra.errors import CompactHydraException
 from hydra.plugins.config_source import ConfigResult
 from omegaconf import DictConfig, OmegaConf
 
 from da_lightning.config.paths import CONF_DIR
 from da_lightning.config.secrets import hidden
 from da_lightning.errors import UserError
-from da_lightning.private.hydra import Default, Repository, command_line, watch_loading
+from da_lightning.private.hydra import Default, Repository, command_line, parsed, watch_loading
 from da_lightning.yaml_files import leaves
 
 
@@ -258,11 +257,7 @@ def _leads_out(text: Any, folders: Sequence[Path]) -> bool:
 def _typed_paths(overrides: Sequence[str]) -> list[Path]:
     """Where the command line leads to: its absolute paths, and its options called ``root``, ``folder`` or ``dir``."""
     found = []
-    for word in overrides:
-        try:
-            override = OverridesParser.create().parse_override(word)
-        except HydraException:  # Hydra will say so
-            continue
+    for override in parsed(overrides) or ():
         if override.is_sweep_override() or override.is_delete():
             continue
         for key, text in _texts(override.value(), override.key_or_group):

@@ -12,14 +12,18 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import ConfigRepository
 from hydra._internal.config_repository import IConfigRepository as Repository
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.config_loader import ConfigLoader
 from hydra.core.default_element import ResultDefault as Default
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
 from omegaconf import DictConfig
 
 __all__ = [
     "Default",
     "Repository",
     "command_line",
+    "parsed",
     "record_by",
     "run_inside",
     "sweep_jobs",
@@ -31,6 +35,19 @@ __all__ = [
 def command_line(arguments: Sequence[str]) -> Namespace:
     """Hydra's reading of a command: it alone knows which words are values of its flags, and which are overrides."""
     return hydra._internal.utils.get_args_parser().parse_known_args(list(arguments))[0]
+
+
+def parsed(words: Sequence[object], loader: ConfigLoader | None = None) -> list[Override] | None:
+    """Overrides as Hydra understands them; ``None`` where one is none, of which Hydra tells in its own words.
+
+    Args:
+        words: Like ``seed=1,2``.
+        loader: Knows which words are groups of the configuration.
+    """
+    try:
+        return OverridesParser.create(config_loader=loader).parse_overrides([str(word) for word in words])
+    except HydraException:
+        return None
 
 
 def sweep_jobs(overrides: list[Override]) -> list[list[str]]:

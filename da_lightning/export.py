@@ -85,12 +85,8 @@ def export(
     worst = write(found, file, name, height, width, batch_size)
     print(f"{shown(file)}: {file.stat().st_size / 2**20:.1f} MB, its outputs are the method's to {worst:.1e}.")
     sides = _sides(found, height, width)
-    if sides:
-        print(f"It takes images of {sides[0]}x{sides[1]} alone: resize others.")
-    else:
-        print(
-            f"It takes images of any size from {_smallest(found)} pixels a side on, in multiples of {found.multiple}."
-        )
+    open_sizes = f"any size from {_smallest(found)} pixels a side on, in multiples of {found.multiple}"
+    print(f"It takes images of {f'{sides[0]}x{sides[1]} alone: resize others' if sides else open_sizes}.")
 
 
 def write(
@@ -127,7 +123,10 @@ def write(
             with _used_alone(network, used):
                 program = torch.export.export(network, cases[0], dynamic_shapes=open_sizes)
     except Exception as error:  # torch's own kinds, and whatever the network raises at a size it does not know
-        raise _refusal(error, any(open_sizes)) from error
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        if any(open_sizes):
+            raise UserError(f"The network has no open sizes ({reason}): give height, width and batch_size.") from error
+        raise UserError(f"The network cannot be exported ({reason}).") from error
     with whole_file(file) as part:
         run = writer(program, part, found, _metadata(found, method, sides, batch_size))
         return max(_difference(run(inputs), output) for inputs, output in zip(cases, wanted, strict=True))
@@ -155,12 +154,8 @@ def _cases(found: "Exportable", sides: tuple[int, int] | None, batch_size: int |
     if batch_size is not None and batch_size < 1:
         raise UserError(f"batch_size={batch_size} must be 1 or more.")
     step = found.multiple
-    short, more = -(-64 // step), -(-32 // step)
-    sizes = (
-        [sides] * 2
-        if sides
-        else [(short * step, (short + more) * step), ((short + more + 1) * step, (short + 1) * step)]
-    )
+    short, more = -(-64 // step) * step, -(-32 // step) * step
+    sizes = [sides] * 2 if sides else [(short, short + more), (short + more + step, short + step)]
     counts = [batch_size] * 2 if batch_size else [2, 1]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -188,13 +183,6 @@ def _open_sizes(
         for axis, name in names.items()
     }
     return ({**batch, **image}, *(batch for _ in found.further))
-
-
-def _refusal(error: Exception, is_open: bool) -> UserError:
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    if is_open:
-        return UserError(f"The network has no open sizes ({reason}): give height, width and batch_size.")
-    return UserError(f"The network cannot be exported ({reason}).")
 
 
 @contextmanager

@@ -91,8 +91,12 @@ def _job(cfg: DictConfig, place: Place) -> float | None:
         return None
 
 
-@as_stopped()
 def _run(cfg: DictConfig, place: Place) -> float | None:
+    with as_stopped():
+        return _train(cfg, place)
+
+
+def _train(cfg: DictConfig, place: Place) -> float | None:
     hide_in_logs()
     try:
         missing = _missing_keys(cfg)

@@ -4,6 +4,7 @@ import logging
 import shutil
 import time
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -77,15 +78,9 @@ def train_and_test(cfg: DictConfig, run_dir: Path, method: str, data_name: str) 
         rounds.join(module, data)
     if selection:
         selection.check(module, data)
-    is_stage = "/" in method
-    record = run_record(
-        None if is_stage else method,
-        module,
-        data,
-        cfg.seed,
-        processes_of(cfg.trainer),
-        lambda data: epoch_length(data, cfg.trainer),
-    )
+    known_method = None if "/" in method else method  # a stage's is its own
+    length = partial(epoch_length, trainer=cfg.trainer)
+    record = run_record(known_method, module, data, cfg.seed, processes_of(cfg.trainer), length)
     is_own = False
     if checkpoint:
         is_own = checkpoint.is_relative_to(run_dir.absolute())
@@ -260,7 +255,7 @@ def _test(
         )
 
     def tested(prefix: str = "", checkpoint: str | Path | None = None) -> dict[str, float]:
-        (found,) = trainer.test(module, ckpt_path=checkpoint, datamodule=data, verbose=False, weights_only=True)
+        found = trainer.test(module, ckpt_path=checkpoint, datamodule=data, verbose=False, weights_only=True)[0]
         return {f"{prefix}{name}": float(value) for name, value in found.items()}
 
     last = tested()

@@ -63,10 +63,11 @@ def train_in_stages(
     group = "/".join(sweep.parts[-2:]) if sweep else run if stages else None
     is_checked = False
     for name, stage in stages.items():
-        provided = {option: run_dir / name / part for option, part in stage["provides"].items()}
+        parts_of = {option: f"{name}/{part}" for option, part in stage["provides"].items()}
+        provided = {option: run_dir / part for option, part in parts_of.items()}
         if not stage["needed"] or all(OmegaConf.select(cfg, option) is not None for option in provided):
             continue
-        if earlier := _earlier(cfg.ckpt_path, {option: f"{name}/{part}" for option, part in stage["provides"].items()}):
+        if earlier := _earlier(cfg.ckpt_path, parts_of):
             log.info("Stage %s is that of the run that goes on: %s.", name, ", ".join(map(str, earlier.values())))
             for option, folder in earlier.items():
                 OmegaConf.update(cfg, option, str(folder))

@@ -36,11 +36,7 @@ class _WrittenKeys(_Base):
         return {key.value: self.construct_object(value, deep=True) for key, value in node.value}
 
 
-def _mapping(loader: Any, node: yaml.MappingNode) -> dict[Any, Any]:
-    return loader.construct_mapping(node, deep=True)
-
-
-_WrittenKeys.add_constructor("tag:yaml.org,2002:map", _mapping)
+_WrittenKeys.add_constructor("tag:yaml.org,2002:map", _WrittenKeys.construct_mapping)
 
 
 def read_yaml(path: str | Path) -> Any:

@@ -29,10 +29,26 @@ class Job:
 
 
 def write_table(folder: Path) -> tuple[list[Job], list[str]]:
-    """Write ``sweep.csv`` of the sweep in ``folder``; returns its jobs, and the options in which they differ."""
+    """Write ``sweep.csv``: ``job, <options that differ>, objective, score, seconds, error``, one row a job.
+
+    Args:
+        folder: The sweep's.
+
+    Returns:
+        Its jobs, and the options in which they differ.
+
+    Raises:
+        DiskError: The file cannot be written.
+    """
     jobs = read_jobs(folder)
     keys = differing_options(job.options for job in jobs)
-    write_csv(folder / "sweep.csv", jobs, keys)
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(["job", *keys, "objective", "score", "seconds", "error"])
+    for job in jobs:
+        values = [job.options.get(key) for key in keys]
+        writer.writerow([job.name, *values, job.objective, job.score, job.seconds, job.error])
+    write_text(folder / "sweep.csv", text.getvalue())
     return jobs, keys
 
 
@@ -63,21 +79,6 @@ def _read_job(folder: Path, sweep: Path) -> Job:
     return job
 
 
-def write_csv(file: Path, jobs: list[Job], keys: list[str]) -> None:
-    """``job, <options that differ>, objective, score, seconds, error``, one row a job.
-
-    Raises:
-        DiskError: The file cannot be written.
-    """
-    text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow(["job", *keys, "objective", "score", "seconds", "error"])
-    for job in jobs:
-        values = [job.options.get(key) for key in keys]
-        writer.writerow([job.name, *values, job.objective, job.score, job.seconds, job.error])
-    write_text(file, text.getvalue())
-
-
 def print_jobs(jobs: list[Job], keys: list[str], title: str) -> None:
     """The same as a table on the screen."""
     from rich.console import Console
@@ -90,15 +91,9 @@ def print_jobs(jobs: list[Job], keys: list[str], title: str) -> None:
     for header in ("job", *keys, objective, "seconds"):
         table.add_column(Text(shown(header)), justify="right", overflow="fold")
     for job in jobs:
-        score = (
-            "stopped"
-            if job.error == STOPPED
-            else "failed"
-            if job.error
-            else ""
-            if job.score is None
-            else f"{job.score:.4g}"
-        )
+        score = {None: "", STOPPED: "stopped"}.get(job.error, "failed")
+        if not job.error and job.score is not None:
+            score = f"{job.score:.4g}"
         if job.objective and len(objectives) > 1:
             score = shown(f"{job.objective} {score}")
         seconds = "" if job.seconds is None else f"{job.seconds:.0f}"

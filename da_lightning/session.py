@@ -13,8 +13,7 @@ import torch
 from omegaconf import DictConfig
 
 from da_lightning.config.build import build, build_method
-from da_lightning.config.changes import accepted_changes
-from da_lightning.config.left_behind import read_summary
+from da_lightning.config.resume import accepted_changes, read_summary
 from da_lightning.data.source_target import SourceTargetDataModule
 from da_lightning.errors import CheckpointError, UserError
 from da_lightning.names import shown

@@ -1,19 +1,33 @@
 """``resume=auto``: finding the run that the same command left unfinished."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from hydra.core.override_parser.types import Override
 
-from da_lightning.config.changes import OPTIONS, accepted_changes, sets
-from da_lightning.config.left_behind import read_overrides, read_summary
 from da_lightning.config.run_lock import is_held
 from da_lightning.errors import UserError
 from da_lightning.private.hydra import command_line, parsed
+from da_lightning.reporting import runs
 from da_lightning.reporting.sweep_folder import never_began, without_results
 
 log = logging.getLogger(__name__)
+
+OPTIONS = {
+    "seed": ("seed",),
+    "source": ("data.source", "data.root", "data.files", "data.cameras"),
+    "target": ("data.target", "data.root", "data.files", "data.cameras"),
+    "batch_size": ("data.batch_size", "data.target_batch_size"),
+    "devices": ("trainer", "trainer.devices", "trainer.num_nodes", "trainer.accelerator"),
+    "epoch_length": ("data.iterations_per_epoch", "data.mode", "trainer.limit_train_batches"),
+    "accumulate": ("method.accumulate",),
+    "method": (),
+}
+"""What may change between a run and its continuation: by name, the options that set it. Those below an option belong
+to it, as ``data.source.root`` to ``data.source``."""
 
 _FREE = ("method.max_iters",)
 """Options that may change without being named."""
@@ -107,3 +121,68 @@ def _sweeps(root: Path) -> Iterator[tuple[Path, list[str], bool]]:
                 folder = file.parent
                 is_over = (folder / "sweep.csv").is_file() and not without_results(folder) and not never_began(folder)
                 yield folder, overrides, is_over
+
+
+# -- what may change ---------------------------------------------------------------------------------------------------
+
+
+def accepted_changes(value: Any) -> list[str]:
+    """The names in ``accept_changes=``, a list, one name, or ``null``; an option stands for the name that it sets.
+
+    Raises:
+        UserError: A name that is none of :data:`OPTIONS`.
+    """
+    words = [] if value is None else [value] if isinstance(value, str) else list(value)
+    names = []
+    for word in map(str, words):
+        known = [word] if word in OPTIONS else [name for name in OPTIONS if word and sets(word, [name])]
+        if not known:
+            raise UserError(
+                f"accept_changes names {word}, which is nothing that a run records: give some of "
+                f"{', '.join(OPTIONS)}, as in accept_changes=[seed,devices]."
+            )
+        names += [name for name in known if name not in names]
+    return names
+
+
+def sets(option: str, names: Collection[str]) -> bool:
+    """Whether ``option`` (``data.source.root``) is one of those that set something of these ``names``."""
+    options = [own for name in names for own in OPTIONS[name]]
+    return any(option == own or (own != "trainer" and option.startswith(f"{own}.")) for own in options)
+
+
+# -- small files of earlier runs, of which a damaged one must not hide the others --------------------------------------
+
+
+def read_overrides(file: Path) -> list[str] | None:
+    """The overrides that Hydra recorded in a run's ``overrides.yaml`` or a sweep's ``multirun.yaml``.
+
+    Returns:
+        ``None``, after a warning that names the file, where it cannot be read.
+    """
+    content = None
+    with suppress(UserError, OSError):
+        content = runs.read_yaml(file)
+    if file.name == "multirun.yaml":
+        for key in ("hydra", "overrides", "task"):
+            content = content.get(key) if isinstance(content, dict) else None
+    if isinstance(content, list) and all(isinstance(word, str | int | float) for word in content):
+        return [str(word) for word in content]
+    log.warning("%s is damaged, so the run that it belongs to is passed over.", file)
+    return None
+
+
+def read_summary(file: Path) -> dict[str, Any] | None:
+    """What a finished run has left in ``metrics.json``.
+
+    Returns:
+        ``None`` where there is no such file, or, after a warning that names it, one that is not whole.
+    """
+    if not file.is_file():
+        return None
+    with suppress(UserError, OSError):
+        summary = runs.read_summary(file)
+        if "test" in summary:
+            return summary
+    log.warning("%s is damaged: the run counts as unfinished.", file)
+    return None

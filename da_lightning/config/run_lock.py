@@ -24,9 +24,6 @@ log = logging.getLogger(__name__)
 LOCK_FILES = _LOCK, _HOLDER = ".running", ".running.json"
 """What lies in a folder while a process has it."""
 
-_SECONDS = {"unknown": 5, "gone": 60}
-"""How long to wait for a lock: of a process that has yet to say who it is, and of what a killed one has left."""
-
 _held: dict[Path, FileLock] = {}
 
 
@@ -67,11 +64,13 @@ def take(folder: Path) -> bool:
         folder.mkdir(parents=True, exist_ok=True)
         while not _acquired(lock):
             holder = _holder(folder)
-            state = "unknown" if holder is None else "gone" if _is_gone(holder) else "alive"
-            if time.monotonic() - began > _SECONDS.get(state, 0):
+            # A process may have yet to say who it is, and what a killed one has left may hold on.
+            if time.monotonic() - began > (5 if holder is None else 60 if _is_gone(holder) else 0):
+                who = "another process"
+                if holder:
+                    who = f"process {holder['pid']} on {holder.get('host')}, since {holder.get('since')}"
                 raise HeldError(
-                    f"{folder} is in use by {_words(holder)}: wait for it, or end it, or begin a new run with "
-                    "resume=never."
+                    f"{folder} is in use by {who}: wait for it, or end it, or begin a new run with resume=never."
                 )
             time.sleep(0.2)
     except (OSError, NotImplementedError) as error:
@@ -121,11 +120,9 @@ def is_held(folder: Path) -> bool:
 
 
 def _acquired(lock: FileLock) -> bool:
-    try:
+    with suppress(Timeout):
         lock.acquire(blocking=False)
-    except Timeout:
-        return False
-    return True
+    return lock.is_locked
 
 
 def _holder(folder: Path) -> dict[str, Any] | None:
@@ -147,9 +144,3 @@ def _is_gone(holder: dict[str, Any]) -> bool:
     except (OSError, OverflowError):
         pass
     return False
-
-
-def _words(holder: dict[str, Any] | None) -> str:
-    if holder is None:
-        return "another process"
-    return f"process {holder['pid']} on {holder.get('host')}, since {holder.get('since')}"

@@ -109,7 +109,23 @@ class Run:
 
     @cached_property
     def _points(self) -> tuple[dict[str, list[Point]], list[dict[str, float]]]:
-        return _read_points(self.folder)
+        curves: dict[str, list[Point]] = {}
+        rounds: dict[float, dict[str, float]] = {}
+        files = self.folder.glob("metrics*.csv")
+        for file in sorted(files, key=lambda file: (file.name == "metrics.csv", natural(file))):
+            logged: dict[str, list[Point]] = {}
+            with file.open(newline="", encoding="utf-8", errors="replace") as lines:
+                for row in csv.DictReader((line.replace("\0", "") for line in lines), restkey=""):
+                    numbers = {name: n for name, text in row.items() if name and (n := _number(text)) is not None}
+                    if "round" in numbers:
+                        rounds[numbers["round"]] = numbers
+                    for name, value in numbers.items() if "step" in numbers else ():
+                        if name not in _AXES:
+                            logged.setdefault(name, []).append((numbers["step"], value))
+            for name, points in logged.items():
+                # What an attempt logged after the checkpoint that the next one went on from did not count.
+                curves[name] = [point for point in curves.get(name, []) if point[0] < points[0][0]] + points
+        return curves, [rounds[number] for number in sorted(rounds)]
 
     @property
     def pictures(self) -> list[Path]:
@@ -237,27 +253,6 @@ def read_yaml(file: Path) -> Any:
         raise UserError(
             f"{file} cannot be read ({' '.join(str(error).split())}): mend it or leave its run out."
         ) from None
-
-
-def _read_points(folder: Path) -> tuple[dict[str, list[Point]], list[dict[str, float]]]:
-    curves: dict[str, list[Point]] = {}
-    rounds: dict[float, dict[str, float]] = {}
-    for file in sorted(folder.glob("metrics*.csv"), key=lambda file: (file.name == "metrics.csv", natural(file))):
-        logged: dict[str, list[Point]] = {}
-        with file.open(newline="", encoding="utf-8", errors="replace") as lines:
-            for row in csv.DictReader((line.replace("\0", "") for line in lines), restkey=""):
-                numbers = {name: n for name, text in row.items() if name and (n := _number(text)) is not None}
-                if "round" in numbers:
-                    rounds[numbers["round"]] = numbers
-                step = numbers.get("step")
-                for name, value in numbers.items():
-                    if step is not None and name not in _AXES:
-                        logged.setdefault(name, []).append((step, value))
-        for name, points in logged.items():
-            # What an attempt logged after the checkpoint that the next one went on from did not count.
-            earlier = [point for point in curves.get(name, []) if point[0] < points[0][0]]
-            curves[name] = earlier + points
-    return curves, [rounds[number] for number in sorted(rounds)]
 
 
 def _number(text: str | None) -> float | None:

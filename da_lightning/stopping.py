@@ -39,12 +39,12 @@ SAME = 0.5
 """Seconds within which a signal is the same one, sent to a process and to its group."""
 
 # After the first two: a terminal that closes, and the warnings of schedulers.
-_NAMES = ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
-SIGNALS = [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
 
 # The processes of a run pass a signal on as another, so that none takes it for a second one.
-_RELAYED = {s: signal.SIGRTMIN + 5 + i for i, s in enumerate(SIGNALS)} if hasattr(signal, "SIGRTMIN") else {}
-_ORIGINS = {int(relay): s for s, relay in _RELAYED.items()}
+_FIRST = signal.SIGRTMIN + 5 if hasattr(signal, "SIGRTMIN") else None
+_RELAYED: dict[int, int] = {s: _FIRST + i for i, s in enumerate(SIGNALS)} if _FIRST else {}
+_ORIGINS = {relay: int(s) for s, relay in _RELAYED.items()}
 
 _MAIN = "DA_MAIN_PID"  # of the process that started this one, if it is of the same command
 
@@ -87,7 +87,7 @@ def begin() -> None:
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     for number in (*SIGNALS, *_ORIGINS):
-        if number != getattr(signal, "SIGHUP", None) or signal.getsignal(number) is not signal.SIG_IGN:
+        if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _on_signal)
     # Written to at once, also while the main thread is inside of C code and no handler can run.
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)

@@ -20,7 +20,7 @@ from da_lightning.arguments import option_hints
 from da_lightning.config.build import build
 from da_lightning.config.roles import class_of_role
 from da_lightning.errors import UserError
-from da_lightning.export import export, write
+from da_lightning.export import export, of_size, write
 from da_lightning.exported_files import METADATA, Run, write_pt2
 from da_lightning.predict import load_method
 from da_lightning.reid.networks.base import Backbone
@@ -280,7 +280,7 @@ def test_a_network_of_one_size_says_so(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="height, width and batch_size"):
         write(found, tmp_path / "network.pt2", "method")
     assert not list(tmp_path.iterdir())
-    write(found, tmp_path / "network.pt2", "method", 64, 96)
+    write(of_size(found, 64, 96), tmp_path / "network.pt2", "method")
     assert not torch.export.load(tmp_path / "network.pt2").state_dict
     assert network.spare.weight is not None
 

@@ -1,6 +1,7 @@
 """Files that are there whole or not at all: written beside their place, flushed to the disk, then renamed."""
 
 import errno
+import json
 import logging
 import os
 import re
@@ -12,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from hashlib import blake2b
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from da_lightning.errors import UserError
 
@@ -126,6 +127,15 @@ def read_png(path: str | Path) -> "Tensor":
     return decode_image(
         torch.frombuffer(bytearray(Path(path).read_bytes()), dtype=torch.uint8), ImageReadMode.UNCHANGED
     )
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """The mapping in a JSON file of ours; nothing where there is none, or it is damaged."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def copy_file(source: str | Path, path: str | Path) -> str:

@@ -70,7 +70,7 @@ def test_each_method_as_a_program(method: str, written: dict[str, float], tmp_pa
 
 
 def _parts_in_use(found: Exportable) -> list[str]:
-    case = exporting._cases(found, found.size, None)[:1]
+    case = exporting._cases(found, None)[:1]
     with torch.no_grad():
         used = exporting._outputs(found.network, case)[1]
     return [f"{name}{list(p.shape)}" for name, p in found.network.named_parameters() if id(p) in used]

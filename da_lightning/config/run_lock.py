@@ -16,7 +16,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from da_lightning.errors import UserError
-from da_lightning.files import DiskError, write_text
+from da_lightning.files import DiskError, read_mapping, write_text
 from da_lightning.processes import is_first_process
 
 log = logging.getLogger(__name__)
@@ -126,11 +126,8 @@ def _acquired(lock: FileLock) -> bool:
 
 
 def _holder(folder: Path) -> dict[str, Any] | None:
-    try:
-        content = json.loads((folder / _HOLDER).read_text())
-    except (OSError, ValueError):
-        return None
-    return content if isinstance(content, dict) and isinstance(content.get("pid"), int) else None
+    content = read_mapping(folder / _HOLDER)
+    return content if isinstance(content.get("pid"), int) else None
 
 
 def _is_gone(holder: dict[str, Any]) -> bool:

@@ -70,17 +70,18 @@ class ClaimFolder(Callback):
                     f"error: {group}={ascii(choice)} is part of the run's folder: name its file with "
                     "letters, digits, and _ - . : + between them."
                 )
-        self._folder = claim_folder(lambda: Path(config.hydra.run.dir))
-        hold_folder(self._folder)
+        self._folder = hold_folder(lambda: Path(config.hydra.run.dir))
 
     def on_run_end(self, config: DictConfig, **kwargs: Any) -> None:
         give_back(self._folder)
 
 
-def hold_folder(folder: Path) -> None:
-    """Hold ``folder`` until this process ends, or end the command with who has it."""
+def hold_folder(folder: Callable[[], Path]) -> Path:
+    """Claim ``folder()`` and hold it until this process ends, or end the command with who has it."""
+    claimed = claim_folder(folder)
     with one_sentence():  # Hydra would take it for a warning
-        take(folder)
+        take(claimed)
+    return claimed
 
 
 def claim_folder(folder: Callable[[], Path]) -> Path:

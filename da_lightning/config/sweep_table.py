@@ -59,7 +59,7 @@ def read_jobs(folder: Path) -> list[Job]:
         Job(number, as_mapping(overrides), error="error: it never began.")
         for number, overrides in never_began(folder).items()
     ]
-    return sorted([*jobs, *never], key=lambda job: natural(Path(job.name)))
+    return sorted([*jobs, *never], key=lambda job: natural(job.name))
 
 
 def _read_job(folder: Path, sweep: Path) -> Job:

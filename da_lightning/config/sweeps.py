@@ -26,7 +26,7 @@ from da_lightning.config.gpus import visible_gpus
 from da_lightning.config.jobs import SIDE_BY_SIDE
 from da_lightning.config.paths import CONF_DIR
 from da_lightning.config.run_lock import LOCK_FILES
-from da_lightning.config.stamp import claim_folder, hold_folder
+from da_lightning.config.stamp import hold_folder
 from da_lightning.config.sweep_table import print_jobs, write_table
 from da_lightning.errors import UserError
 from da_lightning.files import write_text
@@ -76,8 +76,7 @@ class Sweep(Callback):
             )
         if launcher == "JoblibLauncher":
             os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(visible_gpus())  # all, for each job to take one
-        folder = claim_folder(lambda: Path(config.hydra.sweep.dir))
-        hold_folder(folder)
+        folder = hold_folder(lambda: Path(config.hydra.sweep.dir))
         if is_first_process():
             with one_sentence():
                 write_plan(folder, jobs)

@@ -28,14 +28,6 @@ class Group:
     def spread(self, score: Score) -> Spread | None:
         return Spread.of(run.scores.get(score) for run in self.runs)
 
-    @cached_property
-    def seconds(self) -> Spread | None:
-        return Spread.of(run.summary.get("seconds") for run in self.runs)
-
-    @cached_property
-    def peak_memory_mb(self) -> float | None:
-        return max((run.summary.get("peak_memory_mb") or 0 for run in self.runs), default=0) or None
-
     def difference(self, other: "Group", score: Score) -> tuple[Spread, bool] | None:
         """Against another group: of runs with the same seed where both have two such pairs, or else of the means.
 

@@ -9,7 +9,7 @@ from typing import Any
 from da_lightning.reporting.comparison import Comparison, Group, differing
 from da_lightning.reporting.pictures import Embedded, Figure, by_kind, drawn_pictures
 from da_lightning.reporting.run_page import gap_closed, warnings_of_selection
-from da_lightning.reporting.scores import Score
+from da_lightning.reporting.scores import Score, Spread
 from da_lightning.reporting.sweep_charts import as_number, heat_map, overall, sweep_chart
 from da_lightning.reporting.sweep_folder import never_began, without_results
 from da_lightning.reporting.tables import Cell, Table, change_cell, cost_cells, score_cell, tinted_rows, titled_table
@@ -115,7 +115,9 @@ def _groups_table(compared: Comparison) -> Table:
         if baseline and oracle and objective:
             means = [spread.mean if (spread := g.spread(objective)) else None for g in (baseline, group, oracle)]
             row.append(("gap closed", Cell("" if role else gap_closed(*means))))
-        row += cost_cells(group.seconds.mean if group.seconds else None, group.peak_memory_mb)
+        seconds = Spread.of(run.summary.get("seconds") for run in group.runs)
+        peak = max(run.summary.get("peak_memory_mb") or 0 for run in group.runs)
+        row += cost_cells(seconds.mean if seconds else None, peak or None)
         rows.append(row)
     return titled_table("Results", rows, is_sortable=True)
 

@@ -86,7 +86,7 @@ def by_kind(run: Run, embedded: Mapping[Path, Embedded]) -> list[Kind]:
         title = f"{name}: {weights}" if kind == _TESTS else name or kind
         alt = " ".join([f"{kind}, {title}.", _note(run, kind)]).strip()
         # The target first, and what adaptation began from beside what came of it.
-        place = [name != "target", natural(Path(name)), not parts.get("before")]
+        place = [name != "target", natural(name), not parts.get("before")]
         found[kind].append((place, Figure(title, alt, file.name, embedded.get(file))))
     return [
         Kind(kind, _note(run, kind), [figure for _, figure in sorted(figures, key=lambda item: item[0])])

@@ -168,7 +168,7 @@ def gap_closed(before: float | None, value: float | None, oracle: float | None) 
 
 
 def _bars(run: Run, columns: _Columns) -> list[dict[str, Any]]:
-    """The score of each class on each test set; widths and marks are in per cent."""
+    """The score of each class on each test set."""
     own, before, oracle = (column.scores for column in (columns.own, columns.before, columns.oracle))
     panels: dict[Score, list[Score]] = {}
     for score in own:
@@ -178,18 +178,14 @@ def _bars(run: Run, columns: _Columns) -> list[dict[str, Any]]:
     for panel, scores in panels.items():
         known = [v for s in scores for v in (own[s], before.get(s), oracle.get(s)) if v is not None]
         longest = 1.0 if panel.is_share else max(known, default=0.0) or 1.0
-
-        def width(value: float | None, longest: float = longest) -> float | None:
-            return None if value is None else round(100 * value / longest, 2)
-
         rows = [
             {
                 "name": score.item,
                 "colour": run.colours.get(score.item),
-                "width": width(own[score]) or 0.0,
+                "value": own[score],
                 "text": score.shown(own[score]),
-                "before": width(before.get(score)),
-                "oracle": width(oracle.get(score)),
+                "before": before.get(score),
+                "oracle": oracle.get(score),
                 "change": change_cell(score, own[score], before.get(score)),
             }
             for score in scores
@@ -198,6 +194,7 @@ def _bars(run: Run, columns: _Columns) -> list[dict[str, Any]]:
             {
                 "title": f"{panel.title} by class" + (" (%)" if panel.is_share else ""),
                 "bars": rows,
+                "longest": longest,
                 "before": columns.before.title if any(row["before"] is not None for row in rows) else "",
                 "has_oracle": any(row["oracle"] is not None for row in rows),
             }

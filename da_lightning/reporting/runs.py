@@ -149,7 +149,7 @@ class Run:
         return file.read_text(encoding="utf-8", errors="replace").strip() if file.is_file() else ""
 
 
-def natural(path: Path) -> list[Any]:
+def natural(path: str | Path) -> list[Any]:
     """A key under which ``round_2`` comes before ``round_10``."""
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", str(path))]
 

@@ -6,7 +6,7 @@ from glob import escape
 from pathlib import Path
 
 from da_lightning.errors import UserError
-from da_lightning.files import write_text
+from da_lightning.files import read_mapping, write_text
 from da_lightning.reporting.runs import Run, find_runs, is_run, natural, read_yaml
 
 PLAN = "jobs.json"
@@ -23,15 +23,6 @@ def write_plan(sweep: Path, jobs: Sequence[Sequence[str]]) -> None:
     write_text(sweep / PLAN, json.dumps({str(number): list(words) for number, words in enumerate(jobs)}, indent=0))
 
 
-def read_plan(sweep: Path) -> dict[str, list[str]]:
-    """Overrides by job number; nothing for a sweep without a plan, like one of an earlier version."""
-    try:
-        plan = json.loads((sweep / PLAN).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return plan if isinstance(plan, dict) else {}
-
-
 def trees(sweep: Path) -> list[Path]:
     """``sweep`` and, of a sweep kept as ``multirun/<method>/<data>/<stamp>``, its parts for other methods and data."""
     places = sweep.absolute().parents
@@ -43,9 +34,8 @@ def trees(sweep: Path) -> list[Path]:
 
 def job_folders(sweep: Path) -> list[Path]:
     """Folders of the jobs that have begun, in their order."""
-    return sorted(
-        (job for tree in trees(sweep) for job in recorded_folders(tree)), key=lambda job: natural(Path(job.name))
-    )
+    jobs = (job for tree in trees(sweep) for job in recorded_folders(tree))
+    return sorted(jobs, key=lambda job: natural(job.name))
 
 
 def recorded_folders(folder: Path) -> Iterator[Path]:
@@ -78,9 +68,9 @@ def job_number(job: Path) -> str:
 
 
 def never_began(sweep: Path) -> dict[str, list[str]]:
-    """Planned jobs without a folder: overrides by number."""
+    """Planned jobs without a folder: overrides by number. A sweep of an earlier version has no plan."""
     begun = {job_number(job) for job in job_folders(sweep)}
-    return {number: words for number, words in read_plan(sweep).items() if number not in begun}
+    return {number: words for number, words in read_mapping(sweep / PLAN).items() if number not in begun}
 
 
 def without_results(sweep: Path) -> list[Path]:

@@ -53,44 +53,39 @@ class _Column(NamedTuple):
     scores: Mapping[Score, float | None]
 
 
-class _Columns(NamedTuple):
-    """The scores of the run, of what it is compared with, of the oracle, and of the last weights if not its own."""
+def _columns(run: Run, baseline: Run | None, oracle: Run | None) -> dict[str, _Column]:
+    """The scores of the run, of what came before it, of the oracle, and of the last weights if not its own."""
 
-    own: _Column
-    before: _Column
-    oracle: _Column
-    last: _Column
-
-
-def _columns(run: Run, baseline: Run | None, oracle: Run | None) -> _Columns:
     def column(title: str, role: str) -> _Column:
         scores = {score._replace(role=""): value for score, value in run.scores.items() if score.role == role}
         return _Column(title if scores else "", scores)
 
-    return _Columns(
-        _Column(run.method, column("", "").scores),
-        _Column(f"{baseline.method} ({baseline.folder.name})", baseline.scores)
-        if baseline
-        else column("source only", "source_only"),
-        _Column("oracle", oracle.scores) if oracle else column("oracle", "oracle"),
-        column("last iteration", "last"),
-    )
+    columns = {
+        "before": column("source only", "source_only"),
+        "own": column("", "")._replace(title=run.method),
+        "oracle": column("oracle", "oracle"),
+        "last": column("last iteration", "last"),
+    }
+    if baseline:
+        columns["before"] = _Column(f"{baseline.method} ({baseline.folder.name})", baseline.scores)
+    if oracle:
+        columns["oracle"] = _Column("oracle", oracle.scores)
+    return columns
 
 
-def _headline(run: Run, columns: _Columns) -> dict[str, Any] | None:
+def _headline(run: Run, columns: dict[str, _Column]) -> dict[str, Any] | None:
     """The objective, large: what adaptation began from, what came of it, what it could have been."""
     score = run.objective
     if score is None:
         return None
-    columns_by_role = {"before": columns.before, "own": columns.own, "oracle": columns.oracle}
     return {
         "score": score,
         "steps": [
-            (column.title, score.shown(value), role)
-            for role, column in columns_by_role.items()
-            if (value := column.scores.get(score)) is not None
+            (columns[role].title, score.shown(value), role)
+            for role in ("before", "own", "oracle")
+            if (value := columns[role].scores.get(score)) is not None
         ],
-        "change": change_cell(score, columns.own.scores[score], columns.before.scores.get(score)),
+        "change": change_cell(score, columns["own"].scores[score], columns["before"].scores.get(score)),
     }
 
 
@@ -135,8 +130,8 @@ def _facts(run: Run) -> dict[str, str]:
     return {name: str(value) for name, value in facts.items() if value not in (None, "")}
 
 
-def _results(run: Run, columns: _Columns) -> Table | None:
-    own, before, oracle, last = columns
+def _results(run: Run, columns: dict[str, _Column]) -> Table | None:
+    before, own, oracle, last = columns.values()
 
     def value_cell(score: Score, column: _Column, style: str = "") -> tuple[str, Cell]:
         value = column.scores.get(score)
@@ -167,9 +162,9 @@ def gap_closed(before: float | None, value: float | None, oracle: float | None) 
     return f"{100 * (value - before) / (oracle - before):.0f} %".replace("-", "−")
 
 
-def _bars(run: Run, columns: _Columns) -> list[dict[str, Any]]:
+def _bars(run: Run, columns: dict[str, _Column]) -> list[dict[str, Any]]:
     """The score of each class on each test set."""
-    own, before, oracle = (column.scores for column in (columns.own, columns.before, columns.oracle))
+    own, before, oracle = (columns[role].scores for role in ("own", "before", "oracle"))
     panels: dict[Score, list[Score]] = {}
     for score in own:
         if score.item:
@@ -195,7 +190,7 @@ def _bars(run: Run, columns: _Columns) -> list[dict[str, Any]]:
                 "title": f"{panel.title} by class" + (" (%)" if panel.is_share else ""),
                 "bars": rows,
                 "longest": longest,
-                "before": columns.before.title if any(row["before"] is not None for row in rows) else "",
+                "before": columns["before"].title if any(row["before"] is not None for row in rows) else "",
                 "has_oracle": any(row["oracle"] is not None for row in rows),
             }
         )

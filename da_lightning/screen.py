@@ -15,8 +15,6 @@ from da_lightning.loading import load_tensors_alone
 from da_lightning.names import show_names_safely, shown
 from da_lightning.stopping import interruptible, open_streams
 
-NAMES = {"stdout": 1, "stderr": 2}
-
 
 class _Lossy(io.FileIO):
     """A file descriptor that drops what cannot be written."""
@@ -39,7 +37,7 @@ def steady_output() -> None:
     show_names_safely()
     logging.raiseExceptions = False  # a line that cannot be logged would come with a traceback
     open_streams()
-    for name, number in NAMES.items():
+    for number, name in enumerate(("stdout", "stderr"), 1):
         stream = getattr(sys, name)
         file = getattr(getattr(stream, "buffer", None), "raw", None)
         if stream is not getattr(sys, f"__{name}__") or isinstance(file, _Lossy):

@@ -22,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from da_lightning.config.paths import CONF_DIR
 from da_lightning.config.secrets import hidden
 from da_lightning.errors import UserError
-from da_lightning.private.hydra import Default, Repository, command_line, parsed, watch_loading
+from da_lightning.private.hydra import LOADING, Default, Repository, command_line, parsed, wrap
 from da_lightning.yaml_files import leaves
 
 
@@ -171,7 +171,8 @@ def watch() -> None:
                     raise UserError(f"{group}={name} names a configuration outside of its folder: name one inside.")
         return cfg
 
-    watch_loading(load_config, load_single_config, load_configuration)
+    for place, around in zip(LOADING, (load_config, load_single_config, load_configuration), strict=True):
+        wrap(*place, around)
 
 
 def _is_recipe(config_path: str | None, repo: Repository) -> bool:

@@ -115,12 +115,12 @@ def _runs(root: Path) -> Iterator[tuple[Path, list[str], bool]]:
 
 def _sweeps(root: Path) -> Iterator[tuple[Path, list[str], bool]]:
     """The same of sweeps."""
-    for place in ("*", "*/*/*"):  # multirun/<stamp>, and multirun/<method>/<data>/<stamp> of earlier versions
-        for file in root.glob(f"multirun/{place}/multirun.yaml"):
-            if (overrides := read_overrides(file)) is not None:
-                folder = file.parent
-                is_over = (folder / "sweep.csv").is_file() and not without_results(folder) and not never_began(folder)
-                yield folder, overrides, is_over
+    earlier = root.glob("multirun/*/*/*/multirun.yaml")  # multirun/<method>/<data>/<stamp> of earlier versions
+    for file in (*root.glob("multirun/*/multirun.yaml"), *earlier):
+        if (overrides := read_overrides(file)) is not None:
+            folder = file.parent
+            is_over = (folder / "sweep.csv").is_file() and not without_results(folder) and not never_began(folder)
+            yield folder, overrides, is_over
 
 
 # -- what may change ---------------------------------------------------------------------------------------------------

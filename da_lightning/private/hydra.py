@@ -19,17 +19,7 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 
-__all__ = [
-    "Default",
-    "Repository",
-    "command_line",
-    "parsed",
-    "record_by",
-    "run_inside",
-    "sweep_jobs",
-    "watch_loading",
-    "wrap",
-]
+__all__ = ["Default", "Repository"]  # of what Hydra loads
 
 
 def command_line(arguments: Sequence[str]) -> Namespace:
@@ -73,16 +63,11 @@ LOADING = (
     (ConfigLoaderImpl, "_load_single_config"),
     (ConfigLoaderImpl, "_load_configuration_impl"),
 )
-"""Where Hydra reads a file, puts it at its place in the configuration, and composes the whole."""
+"""Where Hydra reads a file, puts it at its place in the configuration, and composes the whole.
 
-
-def watch_loading(read: Callable[..., Any], place: Callable[..., Any], compose: Callable[..., Any]) -> None:
-    """Wrap the three: Hydra acts on ``hydra.*`` (environment, callbacks, log handlers) before any code of ours runs.
-
-    It composes again in the processes of a sweep's jobs, where no code of ours but this has run.
-    """
-    for (kind, name), around in zip(LOADING, (read, place, compose), strict=True):
-        wrap(kind, name, around)
+It acts on ``hydra.*`` (environment, callbacks, log handlers) before any code of ours runs, and composes again in the
+processes of a sweep's jobs.
+"""
 
 
 def record_by(write: Callable[[DictConfig, str, Path], None]) -> None:

@@ -122,12 +122,8 @@ def why_no_file(path: str | Path) -> str:
 
 
 def _no_file(mode: int) -> str:
-    return "" if stat.S_ISREG(mode) else f"it is {kind_of_place(mode)}, not a file"
-
-
-def kind_of_place(mode: int) -> str:
-    """``a named pipe`` and the like by ``st_mode``."""
-    return next((name for is_kind, name in _KINDS if is_kind(mode)), "a file")
+    kind = next((name for is_kind, name in _KINDS if is_kind(mode)), "")
+    return f"it is {kind}, not a file" if kind else ""
 
 
 def kind_of(path: str | Path) -> str:

@@ -55,10 +55,8 @@ def write_table(folder: Path) -> tuple[list[Job], list[str]]:
 def read_jobs(folder: Path) -> list[Job]:
     """The jobs of a sweep in their order, with those that were planned and never began."""
     jobs = [_read_job(job, folder) for job in job_folders(folder)]
-    never = [
-        Job(number, as_mapping(overrides), error="error: it never began.")
-        for number, overrides in never_began(folder).items()
-    ]
+    planned = never_began(folder).items()
+    never = [Job(number, as_mapping(words), error="error: it never began.") for number, words in planned]
     return sorted([*jobs, *never], key=lambda job: natural(job.name))
 
 
@@ -83,13 +81,12 @@ def print_jobs(jobs: list[Job], keys: list[str], title: str) -> None:
     """The same as a table on the screen."""
     from rich.console import Console
     from rich.table import Table
-    from rich.text import Text
 
     objectives = {job.objective for job in jobs if job.objective}
     (objective,) = objectives if len(objectives) == 1 else ("score",)  # or each names its own
     table = Table()
     for header in ("job", *keys, objective, "seconds"):
-        table.add_column(Text(shown(header)), justify="right", overflow="fold")
+        table.add_column(shown(header), justify="right", overflow="fold")
     for job in jobs:
         score = {None: "", STOPPED: "stopped"}.get(job.error, "failed")
         if not job.error and job.score is not None:
@@ -97,14 +94,14 @@ def print_jobs(jobs: list[Job], keys: list[str], title: str) -> None:
         if job.objective and len(objectives) > 1:
             score = shown(f"{job.objective} {score}")
         seconds = "" if job.seconds is None else f"{job.seconds:.0f}"
-        values = [Text(shown(_rounded(job.options.get(key, "")))) for key in keys]
-        table.add_row(Text(shown(job.name)), *values, Text(score), seconds)
-    console = Console()
-    console.print(shown(title), markup=False, highlight=False, soft_wrap=True)
+        values = [shown(_rounded(job.options.get(key, ""))) for key in keys]
+        table.add_row(shown(job.name), *values, score, seconds)
+    console = Console(markup=False, highlight=False, emoji=False)
+    console.print(shown(title), soft_wrap=True)
     console.print(table)
     for job in jobs:
         if job.error:
-            console.print(shown(f"job {job.name}: {job.error}"), markup=False, highlight=False, soft_wrap=True)
+            console.print(shown(f"job {job.name}: {job.error}"), soft_wrap=True)
 
 
 def _rounded(value: str) -> str:

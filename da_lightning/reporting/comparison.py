@@ -134,12 +134,9 @@ def find_group(groups: Sequence[Group], wanted: str, what: str) -> Group:
         lambda group: any(run.method == wanted for run in group.runs),
         lambda group: any(run.choices.get("experiment") == wanted for run in group.runs),
     )
-    for test in tests:
-        found = [group for group in groups if test(group)]
-        if len(found) == 1:
-            return found[0]
-        if found:
-            break
+    found = next(filter(None, ([group for group in groups if test(group)] for test in tests)), [])
+    if len(found) == 1:
+        return found[0]
     raise UserError(
         f"{what}={wanted} names {len(found) or 'none'} of what is compared: give a run's folder or one of "
         f"{', '.join(repr(group.label) for group in groups)}."

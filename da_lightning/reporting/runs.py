@@ -4,7 +4,7 @@ import csv
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -170,7 +170,7 @@ def find_runs(folder: Path) -> list[Path]:
     """
     if not folder.is_dir():
         raise UserError(f"{folder} is no folder: give a run's folder, like outputs/<method>/<data>/<time>.")
-    found = list(_runs_below(folder))
+    found = _runs_below(folder)
     if not found:
         raise UserError(
             f"{folder} holds neither metrics.json nor metrics.csv, and no folder below it does: give a run's folder."
@@ -178,15 +178,13 @@ def find_runs(folder: Path) -> list[Path]:
     return sorted(found, key=natural)
 
 
-def _runs_below(folder: Path) -> Iterator[Path]:
+def _runs_below(folder: Path) -> list[Path]:
     if is_run(folder):
-        yield folder
-        return
-    for below in folder.iterdir():
-        # A run without results is none, and its stages are not runs of their own.
-        is_unfinished = (below / ".hydra").is_dir() and not is_run(below)
-        if below.is_dir() and not below.name.startswith(".") and not is_unfinished:
-            yield from _runs_below(below)
+        return [folder]
+    folders = (below for below in folder.iterdir() if below.is_dir() and not below.name.startswith("."))
+    # A run without results is none, and its stages are not runs of their own.
+    kept = (below for below in folders if is_run(below) or not (below / ".hydra").is_dir())
+    return [run for below in kept for run in _runs_below(below)]
 
 
 def read_run(folder: Path) -> Run:
@@ -257,10 +255,8 @@ def read_yaml(file: Path) -> Any:
 
 def _number(text: str | None) -> float | None:
     """A finite number, or ``None``: most cells are empty, and a killed run leaves half a line."""
-    if not text:
-        return None
     try:
-        number = float(text)
+        number = float(text) if text else math.nan
     except ValueError:
         return None
     return number if math.isfinite(number) else None

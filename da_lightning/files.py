@@ -40,9 +40,7 @@ class DiskError(UserError):
             encoding = sys.getfilesystemencoding()
             super().__init__(f"{path} cannot be written (its name has no {encoding} form): set PYTHONUTF8=1.")
             return
-        folder = path.absolute().parent
-        while not folder.is_dir() and folder != folder.parent:
-            folder = folder.parent
+        folder = next(folder for folder in path.absolute().parents if folder.is_dir())
         try:
             free = f"{shutil.disk_usage(folder).free / 2**20:,.0f} MB are free on the disk of {folder}"
         except OSError:
@@ -155,9 +153,8 @@ def check_writable(folder: str | Path) -> None:
     Raises:
         DiskError: They cannot.
     """
-    place = folder = Path(folder).absolute()
-    while not os.path.lexists(place) and place != place.parent:
-        place = place.parent
+    folder = Path(folder).absolute()
+    place = next(place for place in (folder, *folder.parents) if os.path.lexists(place))
     try:
         with tempfile.TemporaryFile(dir=place, prefix=".writable-") as file:
             file.write(bytes(2**12))

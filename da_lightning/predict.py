@@ -106,19 +106,16 @@ def load_method(checkpoint: str | Path) -> "AdaptationModule":
     from da_lightning.training.module import AdaptationModule
 
     content = read_checkpoint(checkpoint)
-    name = content.get("method")
-    if not isinstance(name, str) or not {"hyper_parameters", "state_dict"} <= content.keys():
+    name, options = content.get("method"), content.get("hyper_parameters")
+    if not (isinstance(name, str) and isinstance(options, dict) and "state_dict" in content):
         raise CheckpointError(
             f"{checkpoint} does not say which method it is of (it holds {', '.join(map(str, list(content)[:5]))}): "
             "give a checkpoint of a run, like last.ckpt."
         )
     check_current(checkpoint, content)
     kind = class_of_role(name, (AdaptationModule,), f"The method of {checkpoint}, {name},")
-    options = without_origins(content["hyper_parameters"])
-    if not isinstance(options, dict):
-        raise CheckpointError(f"{checkpoint} does not say with which options {name} was built: give another file.")
     try:
-        arguments = checked_arguments(kind, options, "method")
+        arguments = checked_arguments(kind, without_origins(options), "method")
     except UserError as error:
         raise CheckpointError(
             f"{checkpoint} has other options than {kind.__name__} takes ({str(error).rstrip('.')}): use the version of "

@@ -21,7 +21,7 @@ _names: dict[str, str] = {}  # by value
 _keeps_text = False
 
 
-def _env(key: str, *default: Any) -> Any:
+def env(key: str, *default: Any) -> Any:
     """``${oc.env:NAME}``, ``${oc.env:NAME,default}``: OmegaConf's, which remembers what it has given away."""
     if key not in os.environ or key.startswith(OURS):
         return oc.env(key, *default)
@@ -29,7 +29,7 @@ def _env(key: str, *default: Any) -> Any:
     return f"${{oc.env:{key}}}" if _keeps_text else os.environ[key]
 
 
-def _decode(expr: str | None, _parent_: Container, _node_: Node) -> Any:
+def decode(expr: str | None, _parent_: Container, _node_: Node) -> Any:
     """``${oc.decode:...}``: OmegaConf's; the parts of what it makes of a hidden value are hidden, too."""
     decoded = oc.decode(expr, _parent_, _node_)
     names = [name for value, name in _names.items() if value and expr and value in expr]
@@ -120,9 +120,3 @@ def hide_in_logs() -> None:
     for handler in logging.getLogger().handlers:
         if not isinstance(handler.formatter, _Formatter):
             handler.setFormatter(_Formatter(handler.formatter or logging.Formatter()))
-
-
-def register() -> None:
-    """Put our resolvers in the place of OmegaConf's."""
-    OmegaConf.register_new_resolver("oc.env", _env, replace=True)
-    OmegaConf.register_new_resolver("oc.decode", _decode, replace=True)

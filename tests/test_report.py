@@ -264,7 +264,7 @@ def test_other_sweeps_are_tables(tmp_path: Path) -> None:
 def test_the_seed_is_averaged_not_swept(tmp_path: Path) -> None:
     sweep = swept_runs(tmp_path / "sweep", {}, seeds=(0, 1, 2))
     runs = [read_run(run) for run in find_runs(sweep)]
-    assert Sweep.of(sweep, runs).keys == []
+    assert Sweep(sweep, runs).keys == []
     assert "21.0 ± 1.0" in page_of(sweep)
 
 

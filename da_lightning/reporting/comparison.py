@@ -51,12 +51,11 @@ class Sweep:
 
     folder: Path
     runs: list[Run]
-    keys: list[str]
 
-    @classmethod
-    def of(cls, folder: Path, runs: Sequence[Run]) -> "Sweep":
+    @cached_property
+    def keys(self) -> list[str]:
         """What differs between the choices and the overrides of the jobs."""
-        return cls(folder, list(runs), [key for key in differing_options(map(run_options, runs)) if key != "seed"])
+        return [key for key in differing_options(map(run_options, self.runs)) if key != "seed"]
 
     @cached_property
     def was_searched(self) -> bool:

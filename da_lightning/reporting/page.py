@@ -44,7 +44,7 @@ def compared(
     more = [other for other in dict.fromkeys(others) if other.resolve() not in known]
     runs = [read_run(folder) for folder in (*folders, *more)]
     groups = grouped(runs)
-    sweep = Sweep.of(sweep_folder, runs[: len(folders)]) if sweep_folder else None
+    sweep = Sweep(sweep_folder, runs[: len(folders)]) if sweep_folder else None
     if sweep and sweep.keys:
         groups = [replace(group, label=sweep.label(group.runs[0]) or group.label) for group in groups]
     best = find_group(groups, oracle, "oracle") if oracle else None

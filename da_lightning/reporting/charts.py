@@ -2,8 +2,9 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from statistics import mean
+from typing import Any
 
 Point = tuple[float, float]
 
@@ -31,34 +32,6 @@ class Line:
     spreads: Sequence[float | None] = ()
     dots: Sequence[Point] = ()
     is_reference: bool = False
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """A line in the coordinates of the picture."""
-
-    name: str
-    style: str
-    path: str
-    smoothed: str
-    points: list[Point]
-    whiskers: list[tuple[float, float, float]]
-    dots: list[Point]
-
-
-@dataclass(frozen=True)
-class Chart:
-    """Everything the template needs of a line chart."""
-
-    title: str
-    alt: str
-    x_name: str
-    lines: list[Drawn]
-    x_ticks: list[tuple[float, str]]
-    y_ticks: list[tuple[float, str]]
-    width: int = WIDTH
-    height: int = HEIGHT
-    box: tuple[int, int, int, int] = field(default=(LEFT, TOP, WIDTH - RIGHT, HEIGHT - BOTTOM))
 
 
 class Axis:
@@ -94,8 +67,8 @@ class Axis:
 
 def line_chart(
     title: str, lines: Sequence[Line], x_name: str, alt: str, limit: int = 500, is_sweep: bool = False
-) -> Chart:
-    """Lay out a chart.
+) -> dict[str, Any]:
+    """Lay out a chart for the template.
 
     Args:
         title: The metric.
@@ -136,19 +109,26 @@ def line_chart(
             if spread and not (y_axis.is_log and spread >= y)
         ]
         drawn.append(
-            Drawn(
-                line.name,
-                style,
-                path=_path(placed(thinned(line.points, limit))),
-                smoothed=_path(placed(binned(line.points, bins))) if is_smoothed else "",
-                points=placed(line.points) if len(line.points) <= 12 else [],
-                whiskers=whiskers,
-                dots=placed(line.dots),
-            )
+            {
+                "name": line.name,
+                "style": style,
+                "path": _path(placed(thinned(line.points, limit))),
+                "smoothed": _path(placed(binned(line.points, bins))) if is_smoothed else "",
+                "points": placed(line.points) if len(line.points) <= 12 else [],
+                "whiskers": whiskers,
+                "dots": placed(line.dots),
+            }
         )
-    x_ticks = [(x_of(tick), text) for tick, text in zip(x_axis.ticks, x_axis.texts, strict=True)]
-    y_ticks = [(y_of(tick), text) for tick, text in zip(y_axis.ticks, y_axis.texts, strict=True)]
-    return Chart(title, alt, x_name, drawn, x_ticks, y_ticks)
+    return {
+        "title": title,
+        "alt": alt,
+        "x_name": x_name,
+        "lines": drawn,
+        "x_ticks": [(x_of(tick), text) for tick, text in zip(x_axis.ticks, x_axis.texts, strict=True)],
+        "y_ticks": [(y_of(tick), text) for tick, text in zip(y_axis.ticks, y_axis.texts, strict=True)],
+        "size": (WIDTH, HEIGHT),
+        "box": (LEFT, TOP, WIDTH - RIGHT, HEIGHT - BOTTOM),
+    }
 
 
 def thinned(points: Sequence[Point], limit: int) -> list[Point]:

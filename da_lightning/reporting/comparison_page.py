@@ -225,9 +225,9 @@ def _pictures(groups: Sequence[Group], embedded: Mapping[Path, Embedded]) -> dic
     found: dict[str, list[Figure]] = {}
     for group in groups[:_PICTURED_GROUPS]:
         for kind in by_kind(group.runs[0], embedded):
-            for figure in kind.figures:
+            for figure in kind["figures"]:
                 if figure.picture:
                     name = Path(figure.file).stem.partition("_")[2].replace("_", " ")
-                    title = f"{kind.title}, {name}" if name else kind.title
+                    title = f"{kind['title']}, {name}" if name else kind["title"]
                     found.setdefault(title, []).append(replace(figure, title=group.label))
     return found

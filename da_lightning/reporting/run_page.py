@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from da_lightning.reporting.charts import Chart, Line, line_chart
+from da_lightning.reporting.charts import Line, line_chart
 from da_lightning.reporting.pictures import Embedded, by_kind, drawn_pictures
 from da_lightning.reporting.runs import Run
 from da_lightning.reporting.scores import Score, parse, written
@@ -229,7 +229,7 @@ def _rounds(run: Run) -> list[Table]:
     return tables
 
 
-def curves(run: Run) -> list[tuple[str, list[Chart]]]:
+def curves(run: Run) -> list[tuple[str, list[dict[str, Any]]]]:
     """Charts of logged metrics by their prefixes; source and target of a metric share a chart."""
     lines: dict[str, dict[str, list[Line]]] = {}
     logged = {

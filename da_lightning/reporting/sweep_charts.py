@@ -1,8 +1,9 @@
 """The chart and the table of a sweep over one key or two."""
 
 from collections.abc import Sequence
+from typing import Any
 
-from da_lightning.reporting.charts import Chart, Line, line_chart
+from da_lightning.reporting.charts import Line, line_chart
 from da_lightning.reporting.comparison import Sweep
 from da_lightning.reporting.runs import Run
 from da_lightning.reporting.scores import Score, Spread
@@ -16,7 +17,7 @@ def overall(runs: Sequence[Run], objective: Score | None) -> list[Score]:
     return sorted(kept, key=lambda score: (score != objective, score.role, score.place != "target"))
 
 
-def sweep_chart(sweep: Sweep, objective: Score) -> Chart | None:
+def sweep_chart(sweep: Sweep, objective: Score) -> dict[str, Any] | None:
     """The objective's measure on each test set along one numeric key."""
     if len(sweep.keys) != 1:
         return None

@@ -41,8 +41,8 @@ SAME = 0.5
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
 
 # The processes of a run pass a signal on as another, so that none takes it for a second one.
-_FIRST = signal.SIGRTMIN + 5 if hasattr(signal, "SIGRTMIN") else None
-_RELAYED: dict[int, int] = {s: _FIRST + i for i, s in enumerate(SIGNALS)} if _FIRST else {}
+_RELAYS = range(signal.SIGRTMIN + 5, signal.SIGRTMAX) if hasattr(signal, "SIGRTMIN") else ()
+_RELAYED: dict[int, int] = dict(zip(SIGNALS, _RELAYS, strict=False))
 _ORIGINS = {relay: int(s) for s, relay in _RELAYED.items()}
 
 _MAIN = "DA_MAIN_PID"  # of the process that started this one, if it is of the same command

@@ -104,9 +104,7 @@ def _give_back_all() -> None:
 
 def is_held(folder: Path) -> bool:
     """Whether a process, this one or another, has ``folder``."""
-    if not (folder / _LOCK).is_file():
-        return False
-    holder = _holder(folder)
+    holder = _holder(folder) if (folder / _LOCK).is_file() else None
     if holder is None or _is_gone(holder):
         return False
     lock = FileLock(folder / _LOCK)

@@ -22,19 +22,17 @@ to=target       or source
 Re-identification gives features of length 1, of images of the size that the method was trained at
 """
 
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from da_lightning.errors import UserError
 from da_lightning.exported_files import WRITERS
 from da_lightning.files import check_writable, whole_file
-from da_lightning.loading import load_tensors_alone
 from da_lightning.names import shown
-from da_lightning.screen import one_sentence, steady_output
-from da_lightning.stopping import interruptible
+from da_lightning.screen import run_command
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -46,23 +44,11 @@ if TYPE_CHECKING:
 TOLERANCE = 1e-4
 """How far outputs of a file may be from the method's, over the largest or 1; or the share of class ids that differ."""
 
-SMALLEST = 32
-"""Pixels of the shortest side that a file with open sizes takes."""
 
 
-@interruptible
 def main() -> None:
     """Entry point of ``python -m da_lightning.export`` and of ``da-lightning export``."""
-    steady_output()
-    load_tensors_alone()
-    arguments = sys.argv[1:]
-    if not arguments or {"-h", "--help"} & set(arguments):
-        print(__doc__)
-        return
-    from da_lightning.arguments import checked_words
-
-    with one_sentence():
-        export(**checked_words(export, arguments, "export"))
+    run_command(__doc__, export)
 
 
 def export(
@@ -93,69 +79,26 @@ def export(
     module = load_method(checkpoint).eval()
     if not isinstance(module, Exports):
         raise UserError(f"{type(module).__name__} is of a family that cannot be exported yet.")
-    found = module.exportable(**checked_arguments(module.exportable, options, "export"))
+    found = of_size(module.exportable(**checked_arguments(module.exportable, options, "export")), height, width)
     name = f"{type(module).__module__}.{type(module).__qualname__}"
-    worst = write(found, file, name, height, width, batch_size)
+    worst = write(found, file, name, batch_size)
     print(f"{shown(file)}: {file.stat().st_size / 2**20:.1f} MB, its outputs are the method's to {worst:.1e}.")
-    sides = _sides(found, height, width)
-    if sides:
-        print(f"It takes images of {sides[0]}x{sides[1]} alone: resize others.")
-    else:
-        print(
-            f"It takes images of any size from {_smallest(found)} pixels a side on, in multiples of {found.multiple}."
-        )
+    sizes = f"any size from {_smallest(found)} pixels a side on, in multiples of {found.multiple}"
+    if found.size:
+        sizes = f"{found.size[0]}x{found.size[1]} alone: resize others"
+    print(f"It takes images of {sizes}.")
 
 
-def write(
-    found: "Exportable",
-    file: Path,
-    method: str,
-    height: int | None = None,
-    width: int | None = None,
-    batch_size: int | None = None,
-) -> float:
-    """Write ``file`` and hold it against ``found``.
-
-    Args:
-        method: What the metadata call it.
-        height, width: The one size of images; ``None``: any, if the network has no size of its own.
-        batch_size: The one number of images; ``None``: any.
-
-    Returns:
-        The largest difference of outputs, as :data:`TOLERANCE` bounds it.
+def of_size(found: "Exportable", height: int | None, width: int | None) -> "Exportable":
+    """``found`` for images of one size alone; with ``None`` as it is.
 
     Raises:
-        UserError: Sides that do not fit, a network that cannot be exported, a missing package, or other outputs; no
-            file is left then.
+        UserError: A size that it does not take.
     """
-    import torch
-
-    sides = _sides(found, height, width)
-    cases = _cases(found, sides, batch_size)
-    network, writer = found.network.eval(), WRITERS[file.suffix]
-    open_sizes = _open_sizes(found, sides, batch_size)
-    try:
-        with torch.no_grad():
-            wanted, used = _outputs(network, cases)
-            with _used_alone(network, used):
-                program = torch.export.export(network, cases[0], dynamic_shapes=open_sizes)
-    except Exception as error:  # torch's own kinds, and whatever the network raises at a size it does not know
-        raise _refusal(error, any(open_sizes)) from error
-    with whole_file(file) as part:
-        run = writer(program, part, found, _metadata(found, method, sides, batch_size))
-        return max(_difference(run(inputs), output) for inputs, output in zip(cases, wanted, strict=True))
-
-
-def _sides(found: "Exportable", height: int | None, width: int | None) -> tuple[int, int] | None:
     if height is None or width is None:
         if height != width:
             raise UserError("height and width belong together: give both, or neither.")
-        if found.is_sized:
-            raise UserError(
-                "A file of this network is for images of one size, by which it pads them or cuts them into windows: "
-                "give height and width."
-            )
-        return found.size
+        return found
     if found.size not in (None, (height, width)):
         raise UserError(
             f"This network takes images of {found.size[0]}x{found.size[1]} alone: leave out height and width."
@@ -163,22 +106,57 @@ def _sides(found: "Exportable", height: int | None, width: int | None) -> tuple[
     for name, side in (("height", height), ("width", width)):
         if side < 1 or side % found.multiple:
             raise UserError(f"{name}={side} must be a multiple of {found.multiple}.")
-    return height, width
+    return replace(found, size=(height, width))
 
 
-def _cases(found: "Exportable", sides: tuple[int, int] | None, batch_size: int | None) -> list[tuple["Tensor", ...]]:
+def write(found: "Exportable", file: Path, method: str, batch_size: int | None = None) -> float:
+    """Write ``file`` and hold it against ``found``.
+
+    Args:
+        method: What the metadata call it.
+        batch_size: The one number of images; ``None``: any.
+
+    Returns:
+        The largest difference of outputs, as :data:`TOLERANCE` bounds it.
+
+    Raises:
+        UserError: A network that cannot be exported, a missing package, or other outputs; no
+            file is left then.
+    """
+    import torch
+
+    if found.is_sized and not found.size:
+        raise UserError(
+            "A file of this network is for images of one size, by which it pads them or cuts them into windows: give "
+            "height and width."
+        )
+    cases = _cases(found, batch_size)
+    network, writer = found.network.eval(), WRITERS[file.suffix]
+    open_sizes = _open_sizes(found, batch_size)
+    try:
+        with torch.no_grad():
+            wanted, used = _outputs(network, cases)
+            with _used_alone(network, used):
+                program = torch.export.export(network, cases[0], dynamic_shapes=open_sizes)
+    except Exception as error:  # torch's own kinds, and whatever the network raises at a size it does not know
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        if any(open_sizes):
+            raise UserError(f"The network has no open sizes ({reason}): give height, width and batch_size.") from error
+        raise UserError(f"The network cannot be exported ({reason}).") from error
+    with whole_file(file) as part:
+        run = writer(program, part, found, _metadata(found, method, batch_size))
+        return max(_difference(run(inputs), output) for inputs, output in zip(cases, wanted, strict=True))
+
+
+def _cases(found: "Exportable", batch_size: int | None) -> list[tuple["Tensor", ...]]:
     """Random inputs of two sizes and two numbers of images, where these are open."""
     import torch
 
     if batch_size is not None and batch_size < 1:
         raise UserError(f"batch_size={batch_size} must be 1 or more.")
     step = found.multiple
-    short, more = -(-64 // step), -(-32 // step)
-    sizes = (
-        [sides] * 2
-        if sides
-        else [(short * step, (short + more) * step), ((short + more + 1) * step, (short + 1) * step)]
-    )
+    short, more = -(-64 // step) * step, -(-32 // step) * step
+    sizes = [found.size] * 2 if found.size else [(short, short + more), (short + more + step, short + step)]
     counts = [batch_size] * 2 if batch_size else [2, 1]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -189,30 +167,21 @@ def _cases(found: "Exportable", sides: tuple[int, int] | None, batch_size: int |
 
 
 def _smallest(found: "Exportable") -> int:
-    return -(-SMALLEST // found.multiple) * found.multiple
+    return -(-found.smallest // found.multiple) * found.multiple
 
 
-def _open_sizes(
-    found: "Exportable", sides: tuple[int, int] | None, batch_size: int | None
-) -> tuple[dict[int, Any], ...]:
+def _open_sizes(found: "Exportable", batch_size: int | None) -> tuple[dict[int, Any], ...]:
     """The dimensions of each input that are open, for torch.export."""
     from torch.export import Dim
 
     batch = {} if batch_size else {0: Dim("batch")}
     step = found.multiple
-    names = {} if sides else {2: "height", 3: "width"}
+    names = {} if found.size else {2: "height", 3: "width"}
     image = {
-        axis: step * Dim(f"{name}_by_{step}", min=_smallest(found) // step) if step > 1 else Dim(name, min=SMALLEST)
+        axis: step * Dim(f"{name}_by_{step}", min=_smallest(found) // step) if step > 1 else Dim(name, min=found.smallest)
         for axis, name in names.items()
     }
     return ({**batch, **image}, *(batch for _ in found.further))
-
-
-def _refusal(error: Exception, is_open: bool) -> UserError:
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    if is_open:
-        return UserError(f"The network has no open sizes ({reason}): give height, width and batch_size.")
-    return UserError(f"The network cannot be exported ({reason}).")
 
 
 @contextmanager
@@ -248,9 +217,7 @@ def _outputs(network: "nn.Module", cases: Sequence[tuple["Tensor", ...]]) -> tup
         return [network(*inputs) for inputs in cases], used
 
 
-def _metadata(
-    found: "Exportable", method: str, sides: tuple[int, int] | None, batch_size: int | None
-) -> dict[str, Any]:
+def _metadata(found: "Exportable", method: str, batch_size: int | None) -> dict[str, Any]:
     import torch
 
     import da_lightning
@@ -261,9 +228,9 @@ def _metadata(
         "method": method,
         "image": "float32 RGB [batch, 3, height, width] in [0, 1]",
         "output": found.output,
-        "size": sides,
+        "size": found.size,
         "size_multiple": found.multiple,
-        "smallest_side": None if sides else _smallest(found),
+        "smallest_side": None if found.size else _smallest(found),
         "batch_size": batch_size,
         **found.about,
     }

@@ -1,19 +1,19 @@
 """Files that are there whole or not at all: written beside their place, flushed to the disk, then renamed."""
 
 import errno
+import json
 import logging
 import os
 import re
 import shutil
 import sys
 import tempfile
-import zlib
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from hashlib import blake2b
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from da_lightning.errors import UserError
 
@@ -40,9 +40,7 @@ class DiskError(UserError):
             encoding = sys.getfilesystemencoding()
             super().__init__(f"{path} cannot be written (its name has no {encoding} form): set PYTHONUTF8=1.")
             return
-        folder = path.absolute().parent
-        while not folder.is_dir() and folder != folder.parent:
-            folder = folder.parent
+        folder = next(folder for folder in path.absolute().parents if folder.is_dir())
         try:
             free = f"{shutil.disk_usage(folder).free / 2**20:,.0f} MB are free on the disk of {folder}"
         except OSError:
@@ -129,6 +127,15 @@ def read_png(path: str | Path) -> "Tensor":
     )
 
 
+def read_mapping(path: Path) -> dict[str, Any]:
+    """The mapping in a JSON file of ours; nothing where there is none, or it is damaged."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
 def copy_file(source: str | Path, path: str | Path) -> str:
     """Copy ``source`` to ``path``, whole or not at all; fits ``shutil.copytree``.
 
@@ -146,9 +153,8 @@ def check_writable(folder: str | Path) -> None:
     Raises:
         DiskError: They cannot.
     """
-    place = folder = Path(folder).absolute()
-    while not os.path.lexists(place) and place != place.parent:
-        place = place.parent
+    folder = Path(folder).absolute()
+    place = next(place for place in (folder, *folder.parents) if os.path.lexists(place))
     try:
         with tempfile.TemporaryFile(dir=place, prefix=".writable-") as file:
             file.write(bytes(2**12))
@@ -210,15 +216,12 @@ def is_folder_name(name: str) -> bool:
 
 # -- files that are there already --------------------------------------------------------------------------------------
 
-_PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"
-_TAIL = 2**12
-
 
 def damaged_images(files: Iterable[Path]) -> list[Path]:
     """Those of ``files`` that are missing, cut off or no image.
 
-    Of PNG files of up to 1 MB all checksums are looked at, of others the beginning and the end; a file that looks odd
-    is decoded before it counts as damaged.
+    Of PNG files all checksums are looked at, of JPEG files the beginning and the end; others are decoded, and so is a
+    JPEG file with another end.
     """
     found = list(files)
     with ThreadPoolExecutor(8) as pool:  # the disk may be a network away
@@ -244,37 +247,17 @@ def problem_of_images(folder: Path) -> str | None:
 
 
 def _is_whole_image(file: Path) -> bool:
-    try:
-        with file.open("rb") as stream:
-            size = os.fstat(stream.fileno()).st_size
-            if size == 0:
-                return False
-            head = stream.read(len(_PNG))
-            if head == _PNG and size <= 2**20:
-                return _has_whole_chunks(head + stream.read())
-            stream.seek(max(0, size - _TAIL))
-            tail = stream.read()
-        if (head == _PNG and tail[-8:-4] == b"IEND") or (head.startswith(_JPEG) and b"\xff\xd9" in tail):
-            return True
-        from da_lightning.data.images import read_image
+    from da_lightning.data.images import open_image
 
-        read_image(file)
-    except (OSError, UserError):
+    try:
+        with open_image(file) as image:
+            if image.format == "PNG":
+                image.verify()
+            elif image.format != "JPEG" or b"\xff\xd9" not in file.read_bytes()[-(2**12) :]:
+                image.load()
+    except UserError:
         return False
     return True
-
-
-def _has_whole_chunks(png: bytes) -> bool:
-    place = len(_PNG)
-    while place + 12 <= len(png):
-        length = int.from_bytes(png[place : place + 4], "big")
-        name, end = png[place + 4 : place + 8], place + 8 + length
-        if zlib.crc32(png[place + 4 : end]) != int.from_bytes(png[end : end + 4], "big"):
-            return False
-        if name == b"IEND":
-            return True
-        place = end + 4
-    return False
 
 
 def _sync(file: Path) -> None:

@@ -38,17 +38,14 @@ Labelled day in the style of dusk, and a segmentation trained on it:
         data.source.root=dusky
 """
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from da_lightning.errors import CheckpointError, UserError
 from da_lightning.files import check_writable
-from da_lightning.loading import load_tensors_alone
 from da_lightning.names import shown
-from da_lightning.screen import one_sentence, steady_output
-from da_lightning.stopping import interruptible
+from da_lightning.screen import run_command
 
 if TYPE_CHECKING:
     from da_lightning.training.module import AdaptationModule
@@ -56,23 +53,9 @@ if TYPE_CHECKING:
 # Heavy imports (torch, lightning) wait until there is something to do: --help must answer at once.
 
 
-@interruptible
 def main() -> None:
     """Entry point of ``python -m da_lightning.predict`` and of ``da-lightning predict``."""
-    steady_output()
-    load_tensors_alone()
-    arguments = sys.argv[1:]
-    if not arguments or {"-h", "--help"} & set(arguments):
-        print(__doc__)
-        return
-    with one_sentence():
-        predict(**_options(arguments))
-
-
-def _options(arguments: Sequence[str]) -> dict[str, Any]:
-    from da_lightning.arguments import checked_words
-
-    return checked_words(predict, arguments, "predict")
+    run_command(__doc__, predict)
 
 
 def predict(
@@ -123,19 +106,16 @@ def load_method(checkpoint: str | Path) -> "AdaptationModule":
     from da_lightning.training.module import AdaptationModule
 
     content = read_checkpoint(checkpoint)
-    name = content.get("method")
-    if not isinstance(name, str) or not {"hyper_parameters", "state_dict"} <= content.keys():
+    name, options = content.get("method"), content.get("hyper_parameters")
+    if not (isinstance(name, str) and isinstance(options, dict) and "state_dict" in content):
         raise CheckpointError(
             f"{checkpoint} does not say which method it is of (it holds {', '.join(map(str, list(content)[:5]))}): "
             "give a checkpoint of a run, like last.ckpt."
         )
     check_current(checkpoint, content)
     kind = class_of_role(name, (AdaptationModule,), f"The method of {checkpoint}, {name},")
-    options = without_origins(content["hyper_parameters"])
-    if not isinstance(options, dict):
-        raise CheckpointError(f"{checkpoint} does not say with which options {name} was built: give another file.")
     try:
-        arguments = checked_arguments(kind, options, "method")
+        arguments = checked_arguments(kind, without_origins(options), "method")
     except UserError as error:
         raise CheckpointError(
             f"{checkpoint} has other options than {kind.__name__} takes ({str(error).rstrip('.')}): use the version of "

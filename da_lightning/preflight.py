@@ -1,5 +1,6 @@
 """What is wrong with a configuration, said before anything is built or any stage runs."""
 
+from pathlib import Path
 from typing import Any, cast
 
 import lightning.pytorch as L
@@ -10,12 +11,20 @@ from da_lightning.config.build import build
 from da_lightning.config.roots import check_roots
 from da_lightning.data.source_target import SourceTargetDataModule
 from da_lightning.errors import UserError
+from da_lightning.files import is_folder_name
 from da_lightning.training.module import AdaptationModule
 from da_lightning.training.strategy import count_processes
 from da_lightning.training.teacher import check_one_average
 from da_lightning.training.trainer_options import check_limits, check_trainer
+from da_lightning.yaml_files import leaves
 
 LARGEST_SEED = 2**32 - 1
+
+OF_STAGES = ("needed", "provides", "each", "folder")
+"""What a stage has and a run has not."""
+
+RUN_FOLDERS = ("checkpoints", "pictures", "pseudo_labels", "wandb")
+"""Folders of a run that no stage may be called."""
 
 
 def check_configuration(cfg: DictConfig) -> None:
@@ -40,9 +49,7 @@ def check_built(cfg: DictConfig, data: SourceTargetDataModule, module: Adaptatio
         UserError: They do not go together.
     """
     check_one_average(module.teachers(), bool(cfg.callbacks.get("ema")))
-    options = _plain(cfg.trainer)
-    accelerator, devices, nodes = options["accelerator"], options["devices"], options["num_nodes"]
-    check_limits(options, data, cfg.test, count_processes(accelerator, devices, nodes))
+    check_limits(_plain(cfg.trainer), data, cfg.test, processes_of(cfg.trainer))
     module.check_batch(data.training_shapes)
 
 
@@ -70,35 +77,18 @@ def check_left_out_source(cfg: DictConfig) -> None:
         UserError: One has.
     """
 
-    def check(node: Any, place: str) -> None:
-        if isinstance(node, dict):
-            for name, value in node.items():
-                check(value, f"{place}.{name}")
-        elif "${data.source." in str(node):
+    if "source" not in cfg.data or cfg.data.source is not None:
+        return
+    for place, value in leaves(OmegaConf.to_container(cfg.data), "data"):
+        if "${data.source." in str(value):
             raise UserError(
-                f"{place}={node} takes its value from the source, but data.source=null: set data.source, set {place}, "
+                f"{place}={value} takes its value from the source, but data.source=null: set data.source, set {place}, "
                 "or leave out its set, for example with '~data.tests.source'."
             )
 
-    if "source" in cfg.data and cfg.data.source is None:
-        check(OmegaConf.to_container(cfg.data), "data")
-
-
-def check_names_of_stages(stages: Any) -> None:
-    """Check that ``stages`` are nodes by name.
-
-    Raises:
-        UserError: They are something else.
-    """
-    if not isinstance(stages, dict):
-        raise UserError(f"stages={stages} names no stages: give stages.<name>.needed=false to leave one out.")
-    for name, stage in stages.items():
-        if not isinstance(stage, dict):
-            raise UserError(f"stages.{name}={stage} is no stage: give stages.{name}.needed=false to leave it out.")
-
 
 def check_stages(stages: dict[str, dict[str, Any]], sections: list[str]) -> None:
-    """Check that each stage is a training that provides something.
+    """Check that each stage is a training that provides something, in folders of its own.
 
     Args:
         stages: By name, as plain values.
@@ -109,22 +99,38 @@ def check_stages(stages: dict[str, dict[str, Any]], sections: list[str]) -> None
     """
     for name, stage in stages.items():
         place = f"stages.{name}"
-        if type(stage.get("needed")) is not bool:
-            raise UserError(f"{place}.needed={stage.get('needed')} says neither yes nor no: give true or false.")
-        provides = stage.get("provides")
+        needed, provides, each = (stage.get(part) for part in ("needed", "provides", "each"))
+        if type(needed) is not bool:
+            raise UserError(f"{place}.needed={needed} says neither yes nor no: give true or false.")
         if not (isinstance(provides, dict) and provides and all(isinstance(v, str) and v for v in provides.values())):
             raise UserError(
                 f"{place}.provides={provides} does not say what the stage is for: give {{<option>: <folder of it>}}, "
                 "like {data.translated: translated}."
             )
-        if not (stage.get("each") is None or (isinstance(stage["each"], dict) and "_target_" in stage["each"])):
-            raise UserError(f"{place}.each={stage['each']} builds no parts: give null, or a node with _target_.")
+        parts = (part for path in provides.values() for part in Path(path).parts or [""])
+        if name in RUN_FOLDERS or not all(map(is_folder_name, (name, *parts))):
+            raise UserError(
+                f"stages.{name!r} names a folder of the run, and its provides: paths inside that: expected letters, "
+                f"digits, and _ - . : + between them, and none of {', '.join(RUN_FOLDERS)}."
+            )
+        if not (each is None or _has_target(each)):
+            raise UserError(f"{place}.each={each} builds no parts: give null, or a node with _target_.")
         for part in ("method", "data"):
-            if not (isinstance(stage.get(part), dict) and isinstance(stage[part].get("_target_"), str)):
+            if not _has_target(stage.get(part)):
                 raise UserError(f"{place}.{part} is no {part}: a stage has a whole one, with _target_.")
-        known = (*sections, "needed", "provides", "each", "folder")
+        known = (*sections, *OF_STAGES)
         if unknown := [part for part in stage if part not in known]:
             raise UserError(f"{place}.{unknown[0]} is no part of a run: a stage has {', '.join(known)}.")
+
+
+def _has_target(node: Any) -> bool:
+    return isinstance(node, dict) and isinstance(node.get("_target_"), str)
+
+
+def processes_of(trainer: DictConfig) -> int:
+    """Processes that the trainer of these options would have."""
+    options = _plain(trainer)
+    return count_processes(options["accelerator"], options["devices"], options["num_nodes"])
 
 
 def _plain(node: DictConfig) -> dict[str, Any]:

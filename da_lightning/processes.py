@@ -18,17 +18,14 @@ def send(pid: int, number: int) -> None:
         os.kill(pid, number)
 
 
-def descendants(pid: int) -> list[int] | None:
-    """All processes below another, as Linux lists them; ``None`` on other systems."""
+def descendants(pid: int) -> list[int]:
+    """All processes below another, as Linux lists them; none on other systems."""
     parents: dict[int, list[int]] = {}
     for folder in Path("/proc").glob("[0-9]*"):
         with suppress(OSError, ValueError, IndexError):
             # pid (name, which may hold blanks and brackets) state parent ...
-            parents.setdefault(int((folder / "stat").read_text().rpartition(")")[2].split()[1]), []).append(
-                int(folder.name)
-            )
-    if not parents:
-        return None
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            parents.setdefault(parent, []).append(int(folder.name))
     found, wanted = [], [pid]
     while wanted:
         below = parents.get(wanted.pop(), [])
@@ -39,7 +36,7 @@ def descendants(pid: int) -> list[int] | None:
 
 def kill(pids: Sequence[int]) -> None:
     """Kill processes and all below them, but those that clean up after others, which end with them."""
-    below = (child for pid in pids for child in descendants(pid) or ())
+    below = (child for pid in pids for child in descendants(pid))
     for pid in dict.fromkeys([*pids, *below]):
         with suppress(OSError):
             if b"resource_tracker" not in Path(f"/proc/{pid}/cmdline").read_bytes():

@@ -68,13 +68,10 @@ def open_file(path: str | Path) -> BinaryIO:
         raise UnreadableFile(_reason(path, error)) from None
     file = os.fdopen(descriptor, "rb")
     status = os.fstat(descriptor)
-    if not stat.S_ISREG(status.st_mode) or not status.st_size:  # what a kernel makes up, like /proc/kmsg, has no size
+    problem = _no_file(status.st_mode)
+    if problem or not status.st_size:  # what a kernel makes up, like /proc/kmsg, has no size
         file.close()
-        raise (
-            EmptyFile
-            if stat.S_ISREG(status.st_mode)
-            else UnreadableFile(f"it is {kind_of_place(status.st_mode)}, not a file")
-        )
+        raise UnreadableFile(problem) if problem else EmptyFile
     return file
 
 
@@ -121,12 +118,12 @@ def why_no_file(path: str | Path) -> str:
         status = os.stat(path)
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
         return _reason(path, error)
-    return "" if stat.S_ISREG(status.st_mode) else f"it is {kind_of_place(status.st_mode)}, not a file"
+    return _no_file(status.st_mode)
 
 
-def kind_of_place(mode: int) -> str:
-    """``a named pipe`` and the like by ``st_mode``."""
-    return next((name for is_kind, name in _KINDS if is_kind(mode)), "a file")
+def _no_file(mode: int) -> str:
+    kind = next((name for is_kind, name in _KINDS if is_kind(mode)), "")
+    return f"it is {kind}, not a file" if kind else ""
 
 
 def kind_of(path: str | Path) -> str:

@@ -14,45 +14,37 @@ oracle=       the run that was trained on target labels, likewise
 """
 
 import logging
-import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from da_lightning.errors import UserError
 from da_lightning.files import check_writable, write_text
 from da_lightning.names import shown
-from da_lightning.screen import one_sentence, steady_output
-from da_lightning.stopping import interruptible
+from da_lightning.screen import run_command
 
 log = logging.getLogger(__name__)
 
 _OPTIONS = ("output", "baseline", "oracle")
 
 
-@interruptible
 def main() -> None:
     """Entry point of ``python -m da_lightning.report`` and of ``da-lightning report``."""
-    steady_output()
-    arguments = sys.argv[1:]
-    if not arguments or {"-h", "--help"} & set(arguments):
-        print(__doc__)
-        return
-    with one_sentence():
-        print(shown(report(*_parsed(arguments))))
+    run_command(__doc__, lambda **options: print(shown(report(**options))), _parsed)
 
 
-def _parsed(arguments: Sequence[str]) -> tuple[list[Path], Path | None, str | None, str | None]:
-    folders, options = [], dict.fromkeys(_OPTIONS, "")
+def _parsed(arguments: Sequence[str]) -> dict[str, Any]:
+    folders: list[Path] = []
+    options: dict[str, Any] = {}
     for argument in arguments:
         name, sign, value = argument.partition("=")
         if not sign or Path(argument).exists():
             folders.append(Path(argument).expanduser())
         elif name in _OPTIONS:
-            options[name] = value
+            options[name] = value or None
         else:
             raise UserError(f"{name}= is no option: write folders of runs and {'=, '.join(_OPTIONS)}=.")
-    output = Path(options["output"]).expanduser() if options["output"] else None
-    return folders, output, options["baseline"] or None, options["oracle"] or None
+    return {"folders": folders, **options}
 
 
 def leave_report(run: Path) -> None:
@@ -64,7 +56,7 @@ def leave_report(run: Path) -> None:
 
 
 def report(
-    folders: Sequence[Path], output: Path | None = None, baseline: str | None = None, oracle: str | None = None
+    folders: Sequence[Path], output: str | Path | None = None, baseline: str | None = None, oracle: str | None = None
 ) -> Path:
     """Write the page of runs.
 
@@ -91,7 +83,7 @@ def report(
     runs = list(dict.fromkeys(found))
     is_single = len(runs) == 1 and sweep is None and is_run(folders[0])
     beside = folders[0] if is_single or sweep else Path()
-    file = output or beside / "report.html"
+    file = Path(output).expanduser() if output else beside / "report.html"
     if not file.parent.is_dir():
         raise UserError(
             f"output={file} cannot be written, since {file.parent} is no folder: make it, or choose another file."

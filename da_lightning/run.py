@@ -7,8 +7,7 @@ Composes the options under ``conf/``, then trains and tests; :mod:`da_lightning.
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from da_lightning.stopping import Stopped, as_stopped, begin, check, ending
 
@@ -17,8 +16,7 @@ if __name__ == "__main__":
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import CompactHydraException, OverrideParseException
+from hydra.errors import CompactHydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -26,18 +24,21 @@ from da_lightning.config import (
     CONF_DIR,
     logs,  # noqa: F401  (mends what Hydra does where a folder cannot be made)
 )
-from da_lightning.config.jobs import Place, note_failure, note_stop, place_of, prepare_job
+from da_lightning.config.jobs import Place, note, note_failure, place_of, prepare_job
 from da_lightning.config.recipes import import_plugins, refuse_rerun
 from da_lightning.config.run_lock import HeldError, held
 from da_lightning.config.secrets import hidden, hide_in_logs
 from da_lightning.config.stamp import set_stamp
+from da_lightning.config.sweep_table import STOPPED
 from da_lightning.config.sweeps import prefer_own_presets
 from da_lightning.config.trust import own_packages
 from da_lightning.errors import UserError
 from da_lightning.files import disk_problem
 from da_lightning.loading import load_tensors_alone
 from da_lightning.names import shown
+from da_lightning.private.hydra import parsed
 from da_lightning.screen import steady_output
+from da_lightning.yaml_files import leaves
 
 # Heavy imports (torch, lightning) wait until Hydra has composed: --help and --cfg must answer at once.
 
@@ -46,25 +47,21 @@ def main() -> None:
     """Entry point of ``python -m da_lightning.run`` and of ``da-lightning run``."""
     steady_output()
     load_tensors_alone()
-    with ending():
-        _main()
-
-
-def _main() -> None:
     arguments = sys.argv[1:]
-    own_packages()
-    refuse_rerun(arguments)
-    import_plugins()
-    refuse_swept_devices(arguments)
-    refuse_empty_groups(arguments)
-    if not os.environ.get("DA_DATA_DIR"):  # an empty one is none
-        os.environ.pop("DA_DATA_DIR", None)
-    sys.argv += set_stamp(arguments)
-    prefer_own_presets()
-    try:
-        hydra.main(config_path=str(CONF_DIR), config_name="config", version_base="1.3")(run)()
-    except CompactHydraException as error:  # before a run: Hydra prints those of runs itself
-        sys.exit(str(error))
+    with ending():
+        own_packages()
+        refuse_rerun(arguments)
+        import_plugins()
+        refuse_swept_devices(arguments)
+        refuse_empty_groups(arguments)
+        if not os.environ.get("DA_DATA_DIR"):  # an empty one is none
+            os.environ.pop("DA_DATA_DIR", None)
+        sys.argv += set_stamp(arguments)
+        prefer_own_presets()
+        try:
+            hydra.main(config_path=str(CONF_DIR), config_name="config", version_base="1.3")(run)()
+        except CompactHydraException as error:  # before a run: Hydra prints those of runs itself
+            sys.exit(str(error))
 
 
 def run(cfg: DictConfig) -> float | None:
@@ -87,7 +84,7 @@ def _job(cfg: DictConfig, place: Place) -> float | None:
     try:
         return _run(cfg, place)
     except Stopped:
-        note_stop(place)
+        note(place, STOPPED)
         raise
     except Exception as error:
         note_failure(place, error)
@@ -102,7 +99,7 @@ def _run(cfg: DictConfig, place: Place) -> float | None:
 def _train(cfg: DictConfig, place: Place) -> float | None:
     hide_in_logs()
     try:
-        missing = sorted(_missing_keys(OmegaConf.to_container(cfg)))
+        missing = _missing_keys(cfg)
         if missing:
             raise UserError(f"{', '.join(missing)} must be set: add {missing[0]}=... to the command.")
         if cfg.resume not in ("auto", "never"):
@@ -122,13 +119,9 @@ def _train(cfg: DictConfig, place: Place) -> float | None:
         raise CompactHydraException(f"error: {problem}") from error
 
 
-def _missing_keys(node: Any, key: str = "") -> Iterator[str]:
+def _missing_keys(cfg: DictConfig) -> list[str]:
     """Options still to be given; OmegaConf's own search stops at the first that refers to one."""
-    if isinstance(node, dict):
-        for name, value in node.items():
-            yield from _missing_keys(value, f"{key}.{name}".lstrip("."))
-    elif node == "???":
-        yield key
+    return sorted(key for key, value in leaves(OmegaConf.to_container(cfg)) if value == "???")
 
 
 def _sentence(error: UserError | OmegaConfBaseException) -> str:
@@ -145,22 +138,17 @@ def _sentence(error: UserError | OmegaConfBaseException) -> str:
 def refuse_swept_devices(arguments: Sequence[str]) -> None:
     """Each process of a job runs the whole command again, so jobs with different numbers of processes would collide."""
     swept = [a for a in arguments if a.startswith(("trainer.devices=", "trainer.num_nodes="))]
-    try:
-        overrides = OverridesParser.create().parse_overrides(swept)
-    except OverrideParseException:  # Hydra tells of it in its own words
-        return
-    if ({"-m", "--multirun"} & set(arguments)) and any(o.is_sweep_override() for o in overrides):
+    if {"-m", "--multirun"} & set(arguments) and any(o.is_sweep_override() for o in parsed(swept) or ()):
         sys.exit(f"error: {' '.join(swept)} cannot be swept: start one command for each number of devices.")
 
 
 def refuse_empty_groups(arguments: Sequence[str]) -> None:
     """``logger=null`` looks as if it should work, and Hydra answers it with a traceback."""
     groups = ("callbacks", "data", "debug", "experiment", "logger", "method", "selection", "trainer")
-    given = [argument.partition("=") for argument in arguments]
-    for group in (CONF_DIR / name for name in groups):
-        if any(key == group.name and "null" in value.split(",") for key, _, value in given):
-            files = ", ".join(sorted(file.stem for file in group.glob("*.yaml")))
-            sys.exit(f"error: {group.name}=null is no choice: leave {group.name} out or give one of {files}.")
+    for group, _, value in (argument.partition("=") for argument in arguments):
+        if group in groups and "null" in value.split(","):
+            files = ", ".join(sorted(file.stem for file in (CONF_DIR / group).glob("*.yaml")))
+            sys.exit(f"error: {group}=null is no choice: leave {group} out or give one of {files}.")
 
 
 if __name__ == "__main__":

@@ -4,16 +4,16 @@ import io
 import logging
 import select
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 
 from da_lightning.errors import UserError
 from da_lightning.files import disk_problem
+from da_lightning.loading import load_tensors_alone
 from da_lightning.names import show_names_safely, shown
-from da_lightning.stopping import open_streams
-
-NAMES = {"stdout": 1, "stderr": 2}
+from da_lightning.stopping import interruptible, open_streams
 
 
 class _Lossy(io.FileIO):
@@ -37,14 +37,15 @@ def steady_output() -> None:
     show_names_safely()
     logging.raiseExceptions = False  # a line that cannot be logged would come with a traceback
     open_streams()
-    for name, number in NAMES.items():
+    for number, name in enumerate(("stdout", "stderr"), 1):
         stream = getattr(sys, name)
-        if stream is not getattr(sys, f"__{name}__") or isinstance(getattr(stream, "buffer", None), _Buffer):
+        file = getattr(getattr(stream, "buffer", None), "raw", None)
+        if stream is not getattr(sys, f"__{name}__") or isinstance(file, _Lossy):
             continue
         with suppress(OSError, AttributeError):
             stream.flush()
         steady = io.TextIOWrapper(
-            _Buffer(_Lossy(number, "w", closefd=False)),
+            io.BufferedWriter(_Lossy(number, "w", closefd=False)),
             encoding=getattr(stream, "encoding", "utf-8"),
             errors="backslashreplace",
             line_buffering=getattr(stream, "line_buffering", False),
@@ -67,5 +68,26 @@ def one_sentence() -> Iterator[None]:
         sys.exit(f"error: {shown(problem)}")
 
 
-class _Buffer(io.BufferedWriter):
-    """Tells our streams from others."""
+@interruptible
+def run_command(
+    text: str | None, command: Callable[..., object], read: Callable[[Sequence[str]], dict[str, Any]] | None = None
+) -> None:
+    """Run a command of the command line; what a user can mend ends the process with ``error: <sentence>``.
+
+    Args:
+        text: Its help.
+        command: What it does.
+        read: Makes the arguments of ``command`` from words; ``None`` reads ``name=value``.
+    """
+    steady_output()
+    load_tensors_alone()
+    words = sys.argv[1:]
+    if not words or {"-h", "--help"} & set(words):
+        print(text)
+        return
+    if read is None:
+        from da_lightning.arguments import checked_words  # slow to import
+
+        read = partial(checked_words, command, key=command.__name__)
+    with one_sentence():
+        command(**read(words))

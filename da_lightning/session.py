@@ -4,6 +4,7 @@ import logging
 import shutil
 import time
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,12 +13,11 @@ import torch
 from omegaconf import DictConfig
 
 from da_lightning.config.build import build, build_method
-from da_lightning.config.changes import accepted_changes
-from da_lightning.config.left_behind import read_summary
+from da_lightning.config.resume import accepted_changes, read_summary
 from da_lightning.data.source_target import SourceTargetDataModule
 from da_lightning.errors import CheckpointError, UserError
 from da_lightning.names import shown
-from da_lightning.preflight import build_callbacks, check_built, check_configuration
+from da_lightning.preflight import build_callbacks, check_built, check_configuration, processes_of
 from da_lightning.processes import is_first_process
 from da_lightning.report import leave_report
 from da_lightning.stopping import deferred
@@ -38,7 +38,6 @@ from da_lightning.training.results import draw_bars, peak_memory_mb, print_table
 from da_lightning.training.rounds import rounds_among
 from da_lightning.training.run_record import check_unchanged, run_record
 from da_lightning.training.selection import Selection
-from da_lightning.training.strategy import count_processes
 from da_lightning.training.trainer_options import warn_of_emulated_bfloat16
 
 log = logging.getLogger(__name__)
@@ -78,12 +77,9 @@ def train_and_test(cfg: DictConfig, run_dir: Path, method: str, data_name: str) 
         rounds.join(module, data)
     if selection:
         selection.check(module, data)
-    options = cfg.trainer
-    devices = count_processes(options.accelerator, options.devices, options.num_nodes)
-    is_stage = "/" in method
-    record = run_record(
-        None if is_stage else method, module, data, cfg.seed, devices, lambda data: epoch_length(data, options)
-    )
+    known_method = None if "/" in method else method  # a stage's is its own
+    length = partial(epoch_length, trainer=cfg.trainer)
+    record = run_record(known_method, module, data, cfg.seed, processes_of(cfg.trainer), length)
     is_own = False
     if checkpoint:
         is_own = checkpoint.is_relative_to(run_dir.absolute())
@@ -127,9 +123,8 @@ def train_and_test(cfg: DictConfig, run_dir: Path, method: str, data_name: str) 
             }
             # Before anything is drawn, sent or shown, any of which may fail.
             write_metrics(run_dir / "metrics.json", summary)
-            draw_bars(
-                {k: v for k, v in scores.items() if not k.startswith("last/")}, run_dir / "pictures" / "per_class.png"
-            )
+            final = {name: score for name, score in scores.items() if not name.startswith("last/")}
+            draw_bars(final, run_dir / "pictures" / "per_class.png")
             for logger in loggers:
                 if isinstance(logger, MediaLogger):
                     logger.log_summary(summary)
@@ -168,7 +163,7 @@ def quieten_lightning() -> None:
 
 def epoch_length(data: SourceTargetDataModule, trainer: DictConfig) -> int:
     """Iterations of an epoch under the trainer's options."""
-    length = data.epoch_length(count_processes(trainer.accelerator, trainer.devices, trainer.num_nodes))
+    length = data.epoch_length(processes_of(trainer))
     limit = trainer.get("limit_train_batches")
     if limit is None:
         return length
@@ -257,9 +252,13 @@ def _test(
             f"selection={selection.score} has scored no epoch: the training had ended before. Give selection=last, or "
             "train anew."
         )
-    options: dict[str, Any] = {"datamodule": data, "verbose": False, "weights_only": True}
-    last = trainer.test(module, **options)[0]
-    scores = {name: float(value) for name, value in last.items()}
+
+    def tested(prefix: str = "", checkpoint: str | Path | None = None) -> dict[str, float]:
+        found = trainer.test(module, ckpt_path=checkpoint, datamodule=data, verbose=False, weights_only=True)[0]
+        return {f"{prefix}{name}": float(value) for name, value in found.items()}
+
+    last = tested()
+    scores = dict(last)
     source_only = run_dir.absolute() / "checkpoints" / SOURCE_ONLY
     if source_only.is_file():
         try:
@@ -267,10 +266,8 @@ def _test(
         except CheckpointError as error:  # of the training, nothing may be lost now
             log.warning("%s There are no source_only scores.", error)
         else:
-            before = trainer.test(module, ckpt_path=source_only, **options)[0]
-            scores |= {f"source_only/{name}": float(value) for name, value in before.items()}
+            scores |= tested("source_only/", source_only)
     if selection:  # after all others, so that the pictures of the test are of these weights
-        scores |= {f"last/{name}": scores[name] for name in last}
-        selected = trainer.test(module, ckpt_path=selection.best_model_path, **options)[0]
-        scores |= {name: float(value) for name, value in selected.items()}
+        scores |= {f"last/{name}": value for name, value in last.items()}
+        scores |= tested(checkpoint=selection.best_model_path)
     return scores

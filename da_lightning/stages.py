@@ -9,22 +9,13 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from da_lightning.config.build import build, build_method, check_targets
 from da_lightning.errors import UserError
-from da_lightning.files import is_folder_name, problem_of_images
-from da_lightning.preflight import (
-    check_built,
-    check_configuration,
-    check_left_out_source,
-    check_names_of_stages,
-    check_stages,
-)
+from da_lightning.files import problem_of_images
+from da_lightning.preflight import OF_STAGES, check_built, check_configuration, check_left_out_source, check_stages
 from da_lightning.processes import is_first_process
 from da_lightning.session import epoch_length, quieten_lightning, train_and_test
 from da_lightning.training.stage_plan import StagePlan
 
 log = logging.getLogger(__name__)
-
-_OWN = ("needed", "provides", "each", "folder")
-_RUN_FOLDERS = ("checkpoints", "pictures", "pseudo_labels", "wandb")
 
 
 def train_in_stages(
@@ -46,14 +37,17 @@ def train_in_stages(
     """
     quieten_lightning()
     cfg = cfg.copy()
-    check_names_of_stages(cast(dict, OmegaConf.to_container(cfg))["stages"])
+    named = cast(dict, OmegaConf.to_container(cfg))["stages"]
+    if not isinstance(named, dict):
+        raise UserError(f"stages={named} names no stages: give stages.<name>.needed=false to leave one out.")
     with open_dict(cfg):
-        for name in cfg.stages:
+        for name, stage in named.items():
+            if not isinstance(stage, dict):
+                raise UserError(f"stages.{name}={stage} is no stage: give stages.{name}.needed=false to leave it out.")
             cfg.stages[name].folder = str(run_dir / name)
     stages = cast(dict[str, Any], OmegaConf.to_container(cfg.stages, resolve=True))
     cfg = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "stages"])
     check_stages(stages, [str(key) for key in cfg])
-    _check_names(stages)
     check_left_out_source(cfg)
     check_targets(cfg)
     for name, stage in stages.items():
@@ -63,10 +57,11 @@ def train_in_stages(
     group = "/".join(sweep.parts[-2:]) if sweep else run if stages else None
     is_checked = False
     for name, stage in stages.items():
-        provided = {option: run_dir / name / part for option, part in stage["provides"].items()}
+        parts_of = {option: f"{name}/{part}" for option, part in stage["provides"].items()}
+        provided = {option: run_dir / part for option, part in parts_of.items()}
         if not stage["needed"] or all(OmegaConf.select(cfg, option) is not None for option in provided):
             continue
-        if earlier := _earlier(cfg.ckpt_path, {option: f"{name}/{part}" for option, part in stage["provides"].items()}):
+        if earlier := _earlier(cfg.ckpt_path, parts_of):
             log.info("Stage %s is that of the run that goes on: %s.", name, ", ".join(map(str, earlier.values())))
             for option, folder in earlier.items():
                 OmegaConf.update(cfg, option, str(folder))
@@ -104,17 +99,6 @@ def _reopen_damaged(folders: Sequence[Path], runs: Sequence[Path]) -> None:
             file.unlink(missing_ok=True)
 
 
-def _check_names(stages: dict[str, Any]) -> None:
-    """Raise where a stage's folder, or what it provides, would lie outside of the run's folder or over its files."""
-    for name, stage in stages.items():
-        parts = (part for path in stage["provides"].values() for part in Path(path).parts or [""])
-        if not is_folder_name(name) or name in _RUN_FOLDERS or not all(map(is_folder_name, parts)):
-            raise UserError(
-                f"stages.{name!r} names a folder of the run, and its provides: paths inside that: expected letters, "
-                f"digits, and _ - . : + between them, and none of {', '.join(_RUN_FOLDERS)}."
-            )
-
-
 def _earlier(checkpoint: str | None, provided: dict[str, str]) -> dict[str, Path]:
     """What a stage left beside the run of ``checkpoint``, by option; nothing where a part of it is missing.
 
@@ -143,7 +127,7 @@ def _parts(name: str, stage: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 def _changed(cfg: DictConfig, stage: dict[str, Any], further: dict[str, Any]) -> DictConfig:
     """``cfg`` with another method and data as a whole, and what else the stage says, and ``further``, merged in."""
-    changes = {key: value for key, value in stage.items() if key not in _OWN}
+    changes = {key: value for key, value in stage.items() if key not in OF_STAGES}
     kept = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key not in ("method", "data")])
     return cast(
         DictConfig, OmegaConf.merge(kept, {"ckpt_path": None, "objective": None, "selection": None}, changes, further)

@@ -21,10 +21,12 @@ from dataclasses import dataclass, field
 from functools import wraps
 from pathlib import Path
 from types import FrameType
+from typing import ParamSpec
 
 from da_lightning.private.joblib import worker_pids
 from da_lightning.processes import descendants, is_first_process, kill, send
-from da_lightning.stop_message import Progress, sentence
+
+P = ParamSpec("P")
 
 GRACE = 25.0
 """Seconds from a signal to the end in any case."""
@@ -36,18 +38,38 @@ SAME = 0.5
 """Seconds within which a signal is the same one, sent to a process and to its group."""
 
 # After the first two: a terminal that closes, and the warnings of schedulers.
-_NAMES = ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
-SIGNALS = [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
 
 # The processes of a run pass a signal on as another, so that none takes it for a second one.
-_RELAYED = {s: signal.SIGRTMIN + 5 + i for i, s in enumerate(SIGNALS)} if hasattr(signal, "SIGRTMIN") else {}
-_ORIGINS = {int(relay): s for s, relay in _RELAYED.items()}
+_RELAYS = range(signal.SIGRTMIN + 5, signal.SIGRTMAX) if hasattr(signal, "SIGRTMIN") else ()
+_RELAYED: dict[int, int] = dict(zip(SIGNALS, _RELAYS, strict=False))
+_ORIGINS = {relay: int(s) for s, relay in _RELAYED.items()}
 
 _MAIN = "DA_MAIN_PID"  # of the process that started this one, if it is of the same command
 
 
 class Stopped(SystemExit):
     """A signal has ended the command; its exit status is 128 and the signal's number."""
+
+
+@dataclass
+class Progress:
+    """How far a run has come, for the sentence at its end.
+
+    Attributes:
+        folder: Of the run.
+        doing: What it does, e.g. ``training``; ``None`` before it has begun.
+        done, total: Iterations.
+        saved: Iterations of the checkpoint that resumes; ``None`` where there is none.
+        look: Brings the others up to date.
+    """
+
+    folder: Path | None = None
+    doing: str | None = None
+    done: int = 0
+    total: int = 0
+    saved: int | None = None
+    look: Callable[[], None] = lambda: None
 
 
 @dataclass
@@ -84,7 +106,7 @@ def begin() -> None:
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     for number in (*SIGNALS, *_ORIGINS):
-        if number != getattr(signal, "SIGHUP", None) or signal.getsignal(number) is not signal.SIG_IGN:
+        if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _on_signal)
     # Written to at once, also while the main thread is inside of C code and no handler can run.
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
@@ -174,16 +196,16 @@ def has_ranks(processes: Callable[[], Sequence[subprocess.Popen]]) -> None:
     _state.ranks = processes
 
 
-def interruptible(command: Callable[[], None]) -> Callable[[], None]:
+def interruptible(command: Callable[P, None]) -> Callable[P, None]:
     """For commands that hold nothing that resumes: Ctrl-C is a sentence and exit status 130."""
 
     @wraps(command)
-    def wrapped() -> None:
+    def wrapped(*arguments: P.args, **options: P.kwargs) -> None:
         with suppress(ValueError):  # not the main thread
             # A shell's background job inherits an ignored SIGINT, and `kill -INT` would be lost.
             signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
-            command()
+            command(*arguments, **options)
         except KeyboardInterrupt:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             print("\nStopped by SIGINT: what has been written so far is whole.", file=sys.stderr)
@@ -239,19 +261,14 @@ def _relay() -> None:
         if _state.is_relayed or _state.signum is None:
             return
         _state.is_relayed = True
-    signum = _state.signum
-    if not _RELAYED:
-        for process in _state.ranks():
-            send(process.pid, signum)
-        return
-    if _state.parent is not None:
-        send(_state.parent, _RELAYED[signum])
+    relay = _RELAYED.get(_state.signum, signal.SIGTERM)
+    if _RELAYED and _state.parent is not None:
+        send(_state.parent, relay)
     for process in list(_state.ranks()):
         # One that is still starting has no handlers yet, and nothing to lose.
-        send(process.pid, _RELAYED[signum] if _would_stop(process.pid) else signal.SIGTERM)
-    for pid in worker_pids():
-        if _would_stop(pid):
-            send(pid, _RELAYED[signum])
+        send(process.pid, relay if _would_stop(process.pid) else signal.SIGTERM)
+    for pid in filter(_would_stop, worker_pids()):
+        send(pid, relay)
 
 
 def _would_stop(pid: int) -> bool:
@@ -286,24 +303,21 @@ def _part() -> None:
     """Give the other processes a moment to end by themselves, and no more."""
     _relay()  # where the main thread is faster than the one that watches
     until = time.monotonic() + PARTING
-    ranks = list(_state.ranks())
-    for process in ranks:
+    for process in _state.ranks():
         with suppress(subprocess.TimeoutExpired):
             process.wait(max(0.0, until - time.monotonic()))
-    kill([*(process.pid for process in ranks if process.poll() is None), *worker_pids()])
+    kill([*_running_ranks(), *worker_pids()])
 
 
-def _below() -> list[int]:
-    """All processes below this one; where the system does not list them, those that we have started."""
-    below = descendants(os.getpid())
-    return [process.pid for process in _state.ranks()] if below is None else below
+def _running_ranks() -> list[int]:
+    return [process.pid for process in _state.ranks() if process.poll() is None]
 
 
 def _end_now() -> None:
     with suppress(BaseException):
         _say()
     with suppress(BaseException):
-        kill(_below())
+        kill([*descendants(os.getpid()), *_running_ranks()])
     os._exit(_status())
 
 
@@ -321,6 +335,33 @@ def _say() -> None:
         if not isinstance(handler, logging.StreamHandler) or isinstance(handler, logging.FileHandler):  # log.txt
             with suppress(Exception):
                 handler.emit(logging.LogRecord(__name__, logging.WARNING, __file__, 0, text, None, None))
+
+
+def sentence(name: str, progress: Progress) -> str:
+    """What is lost, and how to continue."""
+    with suppress(OSError, AttributeError):
+        progress.look()
+    how = "the same command with resume=auto"
+    shorter = "a smaller data.iterations_per_epoch loses less"
+    if progress.doing is None:
+        return (
+            f"Stopped by {name} before training began, 0 iterations are lost: {how} begins or continues it, and an "
+            "epoch's end, every data.iterations_per_epoch iterations, is what it continues from."
+        )
+    where = f"Stopped by {name} in {progress.doing} at iteration {progress.done} of {progress.total}"
+    if progress.folder is not None and (progress.folder / "metrics.json").is_file():
+        ended = f"{where}: 0 iterations are lost, and the scores are in {progress.folder / 'metrics.json'}"
+        is_stage = "/" in progress.doing  # the training of spgan/translator
+        return f"{ended}; {how} continues with what comes after this stage." if is_stage else f"{ended}."
+    if progress.saved is None:
+        return (
+            f"{where}: {progress.done} iterations are lost, since no epoch has ended yet; {how} begins again, and "
+            f"{shorter}."
+        )
+    return (
+        f"{where}: {progress.done - progress.saved} iterations since the last epoch's end are lost; {how} continues "
+        f"bit for bit from iteration {progress.saved} ({progress.folder}/checkpoints), and {shorter}."
+    )
 
 
 def _write(text: str) -> None:

@@ -1,5 +1,6 @@
 """YAML files as strangers write them: bounded before anything in them is expanded, plain values only."""
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +36,7 @@ class _WrittenKeys(_Base):
         return {key.value: self.construct_object(value, deep=True) for key, value in node.value}
 
 
-def _mapping(loader: Any, node: yaml.MappingNode) -> dict[Any, Any]:
-    return loader.construct_mapping(node, deep=True)
-
-
-_WrittenKeys.add_constructor("tag:yaml.org,2002:map", _mapping)
+_WrittenKeys.add_constructor("tag:yaml.org,2002:map", _WrittenKeys.construct_mapping)
 
 
 def read_yaml(path: str | Path) -> Any:
@@ -53,6 +50,15 @@ def read_yaml(path: str | Path) -> Any:
         return yaml.load(text, Loader=_WrittenKeys)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise YamlError(" ".join(str(error).split())) from None
+
+
+def leaves(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """The values of nested mappings by their dotted keys; a list is a value, and so is a mapping without entries."""
+    if isinstance(node, Mapping) and node:
+        for name, value in node.items():
+            yield from leaves(value, f"{key}.{name}".lstrip("."))
+    else:
+        yield key, node
 
 
 def checked_text(path: str | Path) -> str:

@@ -20,7 +20,7 @@ from da_lightning.arguments import option_hints
 from da_lightning.config.build import build
 from da_lightning.config.roles import class_of_role
 from da_lightning.errors import UserError
-from da_lightning.export import export, write
+from da_lightning.export import export, of_size, write
 from da_lightning.exported_files import METADATA, Run, write_pt2
 from da_lightning.predict import load_method
 from da_lightning.reid.networks.base import Backbone
@@ -70,7 +70,7 @@ def test_each_method_as_a_program(method: str, written: dict[str, float], tmp_pa
 
 
 def _parts_in_use(found: Exportable) -> list[str]:
-    case = exporting._cases(found, found.size, None)[:1]
+    case = exporting._cases(found, None)[:1]
     with torch.no_grad():
         used = exporting._outputs(found.network, case)[1]
     return [f"{name}{list(p.shape)}" for name, p in found.network.named_parameters() if id(p) in used]
@@ -280,7 +280,7 @@ def test_a_network_of_one_size_says_so(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="height, width and batch_size"):
         write(found, tmp_path / "network.pt2", "method")
     assert not list(tmp_path.iterdir())
-    write(found, tmp_path / "network.pt2", "method", 64, 96)
+    write(of_size(found, 64, 96), tmp_path / "network.pt2", "method")
     assert not torch.export.load(tmp_path / "network.pt2").state_dict
     assert network.spare.weight is not None
 

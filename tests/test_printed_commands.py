@@ -20,7 +20,6 @@ from hydra import compose, initialize_config_dir
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
 
 from da_lightning import report
 from da_lightning.__main__ import COMMANDS as SUBCOMMANDS
@@ -123,7 +122,7 @@ def check(command: Printed) -> None:
         elif rest[2:] == ["--help"]:
             assert name in SUBCOMMANDS
         elif name == "report":
-            assert report._parsed(rest[2:])[0]
+            assert report._parsed(rest[2:])["folders"]
         else:
             module = importlib.import_module(rest[1])
             if rest[2:]:  # else it prints its help
@@ -153,7 +152,7 @@ def check_run(arguments: list[str], is_whole: bool) -> None:
 @cache
 def to_be_set(*overrides: str) -> list[str]:
     """What a composed configuration still lacks."""
-    return list(_missing_keys(OmegaConf.to_container(compose("config", overrides=list(overrides)))))
+    return _missing_keys(compose("config", overrides=list(overrides)))
 
 
 def check_options(function: Callable, name: str, arguments: list[str]) -> None:

@@ -264,7 +264,7 @@ def test_other_sweeps_are_tables(tmp_path: Path) -> None:
 def test_the_seed_is_averaged_not_swept(tmp_path: Path) -> None:
     sweep = swept_runs(tmp_path / "sweep", {}, seeds=(0, 1, 2))
     runs = [read_run(run) for run in find_runs(sweep)]
-    assert Sweep.of(sweep, runs).keys == []
+    assert Sweep(sweep, runs).keys == []
     assert "21.0 ± 1.0" in page_of(sweep)
 
 
@@ -461,9 +461,9 @@ def test_ticks_are_round_and_within(low: float, high: float, count: int, expecte
 
 def test_wide_positive_values_get_a_logarithmic_axis() -> None:
     chart = line_chart("loss", [Line("loss", [(9, 1000.0), (1000, 0.1)])], "iteration", "")
-    assert [text for _, text in chart.x_ticks] == ["200", "400", "600", "800", "1,000"]
-    assert [text for _, text in chart.y_ticks] == ["0.1", "1", "10", "100", "1,000"]
-    heights = [y for y, _ in chart.y_ticks]
+    assert [text for _, text in chart["x_ticks"]] == ["200", "400", "600", "800", "1,000"]
+    assert [text for _, text in chart["y_ticks"]] == ["0.1", "1", "10", "100", "1,000"]
+    heights = [y for y, _ in chart["y_ticks"]]
     assert [a - b for a, b in zip(heights, heights[1:], strict=False)] == pytest.approx(
         [heights[0] - heights[1]] * 4, abs=0.2
     )
@@ -472,7 +472,7 @@ def test_wide_positive_values_get_a_logarithmic_axis() -> None:
 def test_flat_curves_and_single_points_can_be_drawn() -> None:
     for points in ([(0, 0.0), (1, 0.0)], [(5, 3.0)]):
         chart = line_chart("loss", [Line("loss", points)], "iteration", "")
-        assert all(0 <= y <= chart.height for _, y in chart.lines[0].points)
+        assert all(0 <= y <= chart["size"][1] for _, y in chart["lines"][0]["points"])
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,9 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from da_lightning.config import recipes, secrets
+from da_lightning.config import recipes
 from da_lightning.config.paths import CONF_DIR
+from da_lightning.config.secrets import decode, env
 from da_lightning.errors import UserError
 
 __all__ = ["CONF_DIR"]
@@ -29,5 +30,6 @@ def _gpus() -> int:
 
 OmegaConf.register_new_resolver("class_map", _class_map, replace=True)
 OmegaConf.register_new_resolver("gpus", _gpus, replace=True)
-secrets.register()
+OmegaConf.register_new_resolver("oc.env", env, replace=True)
+OmegaConf.register_new_resolver("oc.decode", decode, replace=True)
 recipes.watch()

@@ -12,7 +12,6 @@ from omegaconf import DictConfig, OmegaConf
 
 from da_lightning.config.gpus import take_gpu
 from da_lightning.config.secrets import hidden
-from da_lightning.config.sweep_table import STOPPED
 from da_lightning.files import dispensable, write_text
 from da_lightning.processes import is_first_process
 
@@ -70,11 +69,6 @@ def prepare_job(cfg: DictConfig, place: Place) -> None:
         take_gpu()
 
 
-def note_stop(place: Place) -> None:
-    """After a job that a signal has stopped."""
-    _note(place, STOPPED)
-
-
 def note_failure(place: Place, error: Exception) -> None:
     """Log the error of a failed job and write it to ``error.txt``; the sweep continues."""
     is_sentence = isinstance(error, CompactHydraException)  # for the user
@@ -82,10 +76,11 @@ def note_failure(place: Place, error: Exception) -> None:
         log.error("%s", error)
     else:
         log.error("Job %s failed.", place.folder.name, exc_info=error)
-    _note(place, hidden(str(error) if is_sentence else repr(error)))
+    note(place, hidden(str(error) if is_sentence else repr(error)))
 
 
-def _note(place: Place, text: str) -> None:
+def note(place: Place, text: str) -> None:
+    """Leave ``text`` as the reason why a job has no result."""
     if is_first_process():
         with dispensable(_NOTE):
             write_text(place.folder / _NOTE, f"{text}\n")

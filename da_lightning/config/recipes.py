@@ -14,16 +14,16 @@ from functools import wraps
 from pathlib import Path, PurePath
 from typing import Any, cast
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
-from hydra.errors import CompactHydraException, HydraException
+from hydra.errors import CompactHydraException
 from hydra.plugins.config_source import ConfigResult
 from omegaconf import DictConfig, OmegaConf
 
 from da_lightning.config.paths import CONF_DIR
 from da_lightning.config.secrets import hidden
 from da_lightning.errors import UserError
-from da_lightning.private.hydra import Default, Repository, command_line, watch_loading
+from da_lightning.private.hydra import LOADING, Default, Repository, command_line, parsed, wrap
+from da_lightning.yaml_files import leaves
 
 
 @dataclass
@@ -91,21 +91,13 @@ def check_hydra_options(options: Any, file: str) -> None:
     Raises:
         UserError: A key that could run code, change the environment or write elsewhere.
     """
-    for key, value in _leaves(options, ""):
+    for key, value in leaves(options):
         if not any(re.fullmatch(pattern, key) and allows(value) for pattern, allows in _MAY.items()):
             shown = "hydra" + (f".{key}" if key else "")
             raise UserError(
                 f"{file} sets {shown}, which a configuration that is not ours may not: it can run code, change the "
                 f"environment or write outside of the working folder. If you trust it, type {shown}=... yourself."
             )
-
-
-def _leaves(node: Any, key: str) -> Iterator[tuple[str, Any]]:
-    if isinstance(node, dict) and node:
-        for name, value in node.items():
-            yield from _leaves(value, f"{key}.{name}".lstrip("."))
-    else:
-        yield key, node
 
 
 def _is_ours(source: str) -> bool:
@@ -160,12 +152,11 @@ def watch() -> None:
         file = _file(result, default.config_path or "")
         if not _is_ours(result.path):
             check_hydra_options(content["hydra"], file)
-        elif (default.config_path or "").startswith("hydra/") or default.package in (None, "", "_global_"):
-            natural = (default.config_path or "").rpartition("/")[0].replace("/", ".")
-            if default.package not in (None, "", "_global_", natural) and _is_recipe(default.parent, repo):
-                _refuse_place(default)
-        elif _is_recipe(default.parent, repo):
-            _refuse_place(default)
+        elif not _is_at_its_place(default) and _is_recipe(default.parent, repo):
+            raise UserError(
+                f"{default.parent} puts {default.config_path} at {default.package}, where Hydra would act on it, which "
+                "a configuration that is not ours may not."
+            )
         return result
 
     @_refusing
@@ -180,7 +171,8 @@ def watch() -> None:
                     raise UserError(f"{group}={name} names a configuration outside of its folder: name one inside.")
         return cfg
 
-    watch_loading(load_config, load_single_config, load_configuration)
+    for place, around in zip(LOADING, (load_config, load_single_config, load_configuration), strict=True):
+        wrap(*place, around)
 
 
 def _is_recipe(config_path: str | None, repo: Repository) -> bool:
@@ -188,11 +180,10 @@ def _is_recipe(config_path: str | None, repo: Repository) -> bool:
     return result is not None and not _is_ours(result.path)
 
 
-def _refuse_place(default: Default) -> None:
-    raise UserError(
-        f"{default.parent} puts {default.config_path} at {default.package}, where Hydra would act on it, which a "
-        "configuration that is not ours may not."
-    )
+def _is_at_its_place(default: Default) -> bool:
+    group = (default.config_path or "").rpartition("/")[0].replace("/", ".")
+    own = [group] if f"{group}.".startswith("hydra.") else []
+    return default.package in (None, "", "_global_", *own)
 
 
 def refuse_rerun(arguments: Sequence[str]) -> None:
@@ -267,11 +258,7 @@ def _leads_out(text: Any, folders: Sequence[Path]) -> bool:
 def _typed_paths(overrides: Sequence[str]) -> list[Path]:
     """Where the command line leads to: its absolute paths, and its options called ``root``, ``folder`` or ``dir``."""
     found = []
-    for word in overrides:
-        try:
-            override = OverridesParser.create().parse_override(word)
-        except HydraException:  # Hydra will say so
-            continue
+    for override in parsed(overrides) or ():
         if override.is_sweep_override() or override.is_delete():
             continue
         for key, text in _texts(override.value(), override.key_or_group):

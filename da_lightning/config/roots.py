@@ -2,13 +2,13 @@
 
 import itertools
 import re
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from da_lightning.errors import DataError
+from da_lightning.yaml_files import leaves
 
 
 def check_roots(cfg: DictConfig) -> None:
@@ -21,10 +21,14 @@ def check_roots(cfg: DictConfig) -> None:
     """
     empty: dict[Path, list[str]] = {}
     is_usual = False
-    raw = cast(dict, OmegaConf.to_container(cfg))
-    for key, root in sorted(_roots(OmegaConf.to_container(cfg.data, resolve=True), "data")):
-        if _is_empty(folder := _folder(root)):
-            options, written = _origin(raw, key)
+    as_written = dict(leaves(OmegaConf.to_container(cfg)))
+    resolved = dict(leaves(OmegaConf.to_container(cfg.data, resolve=True), "data"))
+    for key, root in sorted(resolved.items(), key=lambda item: item[0]):
+        node, _, name = key.rpartition(".")
+        if name != "root" or node == "data" or f"{node}._target_" not in resolved or root == "???":
+            continue
+        if _is_empty(folder := _folder(str(root))):
+            options, written = _origin(as_written, key)
             whole = OmegaConf.select(cfg, options[-1])
             if isinstance(whole, str) and _is_empty(_folder(whole)):  # not a part of it alone
                 folder, options = _folder(whole), options[-1:]
@@ -41,30 +45,15 @@ def check_roots(cfg: DictConfig) -> None:
     raise DataError(f"{found}: put the data set there, or say where it lies with {' or '.join(ways)}{usual}.")
 
 
-def _roots(node: Any, place: str) -> Iterator[tuple[str, str]]:
-    """Keys and values of all data sets' roots under ``node``."""
-    if not isinstance(node, dict):
-        return
-    root = node.get("root", "???")
-    if place != "data" and "_target_" in node and root != "???" and not isinstance(root, dict):
-        yield f"{place}.root", str(root)
-    for name, value in node.items():
-        yield from _roots(value, f"{place}.{name}")
-
-
-def _origin(raw: dict[str, Any], key: str) -> tuple[list[str], str]:
+def _origin(written: dict[str, Any], key: str) -> tuple[list[str], str]:
     """The options that say what ``key`` is, the one that all others are taken from last, and what is written there."""
-    parent, _, name = key.rpartition(".")
-    node: Any = raw
-    for part in parent.split("."):
-        node = node.get(part) if isinstance(node, dict) else None
-    written = str(node.get(name)) if isinstance(node, dict) else ""
-    taken = re.match(r"\$\{(\.*)([\w.]+)\}(/?)", written)
+    parent, text = key.rpartition(".")[0], str(written.get(key))
+    taken = re.match(r"\$\{(\.*)([\w.]+)\}(/?)", text)
     if taken is None:
-        return [key], written
+        return [key], text
     above = parent.rsplit(".", len(taken[1]) - 1)[0] if taken[1] else ""  # one dot is the node itself
-    options, written = _origin(raw, f"{above}.{taken[2]}".lstrip("."))
-    return ([key, *options] if taken[3] else options), written
+    options, text = _origin(written, f"{above}.{taken[2]}".lstrip("."))
+    return ([key, *options] if taken[3] else options), text
 
 
 def _folder(root: str) -> Path:

@@ -16,16 +16,13 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from da_lightning.errors import UserError
-from da_lightning.files import DiskError, write_text
+from da_lightning.files import DiskError, read_mapping, write_text
 from da_lightning.processes import is_first_process
 
 log = logging.getLogger(__name__)
 
 LOCK_FILES = _LOCK, _HOLDER = ".running", ".running.json"
 """What lies in a folder while a process has it."""
-
-_SECONDS = {"unknown": 5, "gone": 60}
-"""How long to wait for a lock: of a process that has yet to say who it is, and of what a killed one has left."""
 
 _held: dict[Path, FileLock] = {}
 
@@ -67,18 +64,17 @@ def take(folder: Path) -> bool:
         folder.mkdir(parents=True, exist_ok=True)
         while not _acquired(lock):
             holder = _holder(folder)
-            state = "unknown" if holder is None else "gone" if _is_gone(holder) else "alive"
-            if time.monotonic() - began > _SECONDS.get(state, 0):
+            # A process may have yet to say who it is, and what a killed one has left may hold on.
+            if time.monotonic() - began > (5 if holder is None else 60 if _is_gone(holder) else 0):
+                who = "another process"
+                if holder:
+                    who = f"process {holder['pid']} on {holder.get('host')}, since {holder.get('since')}"
                 raise HeldError(
-                    f"{folder} is in use by {_words(holder)}: wait for it, or end it, or begin a new run with "
-                    "resume=never."
+                    f"{folder} is in use by {who}: wait for it, or end it, or begin a new run with resume=never."
                 )
             time.sleep(0.2)
-    except NotImplementedError:
-        log.warning("The disk of %s has no locks: see that no two processes train in it at once.", folder)
-        return False
-    except OSError as error:
-        if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+    except (OSError, NotImplementedError) as error:
+        if isinstance(error, OSError) and error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
             raise DiskError(folder / _LOCK, error) from error
         log.warning("The disk of %s has no locks: see that no two processes train in it at once.", folder)
         return False
@@ -108,9 +104,7 @@ def _give_back_all() -> None:
 
 def is_held(folder: Path) -> bool:
     """Whether a process, this one or another, has ``folder``."""
-    if not (folder / _LOCK).is_file():
-        return False
-    holder = _holder(folder)
+    holder = _holder(folder) if (folder / _LOCK).is_file() else None
     if holder is None or _is_gone(holder):
         return False
     lock = FileLock(folder / _LOCK)
@@ -124,19 +118,14 @@ def is_held(folder: Path) -> bool:
 
 
 def _acquired(lock: FileLock) -> bool:
-    try:
+    with suppress(Timeout):
         lock.acquire(blocking=False)
-    except Timeout:
-        return False
-    return True
+    return lock.is_locked
 
 
 def _holder(folder: Path) -> dict[str, Any] | None:
-    try:
-        content = json.loads((folder / _HOLDER).read_text())
-    except (OSError, ValueError):
-        return None
-    return content if isinstance(content, dict) and isinstance(content.get("pid"), int) else None
+    content = read_mapping(folder / _HOLDER)
+    return content if isinstance(content.get("pid"), int) else None
 
 
 def _is_gone(holder: dict[str, Any]) -> bool:
@@ -150,9 +139,3 @@ def _is_gone(holder: dict[str, Any]) -> bool:
     except (OSError, OverflowError):
         pass
     return False
-
-
-def _words(holder: dict[str, Any] | None) -> str:
-    if holder is None:
-        return "another process"
-    return f"process {holder['pid']} on {holder.get('host')}, since {holder.get('since')}"

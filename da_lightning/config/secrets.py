@@ -7,7 +7,6 @@ the configuration, or a line about it, is written down. Variables that begin wit
 import logging
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -20,18 +19,17 @@ LENGTH = 4
 
 _names: dict[str, str] = {}  # by value
 _keeps_text = False
-_NOTHING = object()
 
 
-def _env(key: str, default: Any = _NOTHING) -> Any:
+def env(key: str, *default: Any) -> Any:
     """``${oc.env:NAME}``, ``${oc.env:NAME,default}``: OmegaConf's, which remembers what it has given away."""
     if key not in os.environ or key.startswith(OURS):
-        return oc.env(key) if default is _NOTHING else oc.env(key, default)
+        return oc.env(key, *default)
     _remember(key, os.environ[key])
     return f"${{oc.env:{key}}}" if _keeps_text else os.environ[key]
 
 
-def _decode(expr: str | None, _parent_: Container, _node_: Node) -> Any:
+def decode(expr: str | None, _parent_: Container, _node_: Node) -> Any:
     """``${oc.decode:...}``: OmegaConf's; the parts of what it makes of a hidden value are hidden, too."""
     decoded = oc.decode(expr, _parent_, _node_)
     names = [name for value, name in _names.items() if value and expr and value in expr]
@@ -81,19 +79,13 @@ def hidden(value: Any, numbers: bool = True) -> Any:
 
 def recorded(cfg: DictConfig) -> dict[str, Any]:
     """``cfg`` as it is written down: resolved, but for environment variables."""
-    try:
-        with _kept_as_text():
-            return hidden(OmegaConf.to_container(cfg, resolve=True))
-    except Exception:  # a resolver that cannot work on the text: of a file that the variable names, for one
-        return hidden(OmegaConf.to_container(cfg, resolve=True))
-
-
-@contextmanager
-def _kept_as_text() -> Iterator[None]:
     global _keeps_text
     _keeps_text = True
     try:
-        yield
+        return hidden(OmegaConf.to_container(cfg, resolve=True))
+    except Exception:  # a resolver that cannot work on the text: of a file that the variable names, for one
+        _keeps_text = False
+        return hidden(OmegaConf.to_container(cfg, resolve=True))
     finally:
         _keeps_text = False
 
@@ -128,9 +120,3 @@ def hide_in_logs() -> None:
     for handler in logging.getLogger().handlers:
         if not isinstance(handler.formatter, _Formatter):
             handler.setFormatter(_Formatter(handler.formatter or logging.Formatter()))
-
-
-def register() -> None:
-    """Put our resolvers in the place of OmegaConf's."""
-    OmegaConf.register_new_resolver("oc.env", _env, replace=True)
-    OmegaConf.register_new_resolver("oc.decode", _decode, replace=True)

@@ -13,9 +13,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from da_lightning.config.resume import unfinished_stamp
 from da_lightning.config.run_lock import give_back, take
-from da_lightning.errors import UserError
 from da_lightning.files import is_folder_name
 from da_lightning.private.hydra import command_line
+from da_lightning.screen import one_sentence
 
 _STAMP = "DA_RUN_STAMP"
 _OLD_TREE = "multirun/${hydra.runtime.choices.method}/${hydra.runtime.choices.data}"
@@ -40,10 +40,8 @@ def set_stamp(arguments: Sequence[str]) -> list[str]:
                 "between them, at most 100 characters, or unset it."
             )
         return _old_sweep(arguments, stamp)
-    try:
+    with one_sentence():
         found = unfinished_stamp(arguments)
-    except UserError as error:
-        sys.exit(f"error: {error}")
     is_one_of_several = {"RANK", "LOCAL_RANK"} & os.environ.keys() or int(os.environ.get("SLURM_NTASKS", 1)) > 1
     _is_new = found is None and not is_one_of_several
     os.environ[_STAMP] = found or datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
@@ -72,19 +70,18 @@ class ClaimFolder(Callback):
                     f"error: {group}={ascii(choice)} is part of the run's folder: name its file with "
                     "letters, digits, and _ - . : + between them."
                 )
-        self._folder = claim_folder(lambda: Path(config.hydra.run.dir))
-        hold_folder(self._folder)
+        self._folder = hold_folder(lambda: Path(config.hydra.run.dir))
 
     def on_run_end(self, config: DictConfig, **kwargs: Any) -> None:
         give_back(self._folder)
 
 
-def hold_folder(folder: Path) -> None:
-    """Hold ``folder`` until this process ends, or end the command with who has it."""
-    try:
-        take(folder)
-    except UserError as error:  # Hydra would take it for a warning
-        sys.exit(f"error: {error}")
+def hold_folder(folder: Callable[[], Path]) -> Path:
+    """Claim ``folder()`` and hold it until this process ends, or end the command with who has it."""
+    claimed = claim_folder(folder)
+    with one_sentence():  # Hydra would take it for a warning
+        take(claimed)
+    return claimed
 
 
 def claim_folder(folder: Callable[[], Path]) -> Path:

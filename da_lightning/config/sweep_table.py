@@ -9,8 +9,8 @@ from pathlib import Path
 from da_lightning.errors import UserError
 from da_lightning.files import write_text
 from da_lightning.names import shown
-from da_lightning.reporting.runs import natural, read_run
-from da_lightning.reporting.sweep_folder import as_mapping, differing_options, job_folders, never_began, run_options
+from da_lightning.reporting.runs import as_mapping, natural, read_run
+from da_lightning.reporting.sweep_folder import differing_options, job_folders, never_began, run_options
 
 STOPPED = "a signal has stopped it: the same command with resume=auto takes it up."
 """The ``error.txt`` of such a job."""
@@ -29,21 +29,35 @@ class Job:
 
 
 def write_table(folder: Path) -> tuple[list[Job], list[str]]:
-    """Write ``sweep.csv`` of the sweep in ``folder``; returns its jobs, and the options in which they differ."""
+    """Write ``sweep.csv``: ``job, <options that differ>, objective, score, seconds, error``, one row a job.
+
+    Args:
+        folder: The sweep's.
+
+    Returns:
+        Its jobs, and the options in which they differ.
+
+    Raises:
+        DiskError: The file cannot be written.
+    """
     jobs = read_jobs(folder)
     keys = differing_options(job.options for job in jobs)
-    write_csv(folder / "sweep.csv", jobs, keys)
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(["job", *keys, "objective", "score", "seconds", "error"])
+    for job in jobs:
+        values = [job.options.get(key) for key in keys]
+        writer.writerow([job.name, *values, job.objective, job.score, job.seconds, job.error])
+    write_text(folder / "sweep.csv", text.getvalue())
     return jobs, keys
 
 
 def read_jobs(folder: Path) -> list[Job]:
     """The jobs of a sweep in their order, with those that were planned and never began."""
     jobs = [_read_job(job, folder) for job in job_folders(folder)]
-    never = [
-        Job(number, as_mapping(overrides), error="error: it never began.")
-        for number, overrides in never_began(folder).items()
-    ]
-    return sorted([*jobs, *never], key=lambda job: natural(Path(job.name)))
+    planned = never_began(folder).items()
+    never = [Job(number, as_mapping(words), error="error: it never began.") for number, words in planned]
+    return sorted([*jobs, *never], key=lambda job: natural(job.name))
 
 
 def _read_job(folder: Path, sweep: Path) -> Job:
@@ -63,53 +77,31 @@ def _read_job(folder: Path, sweep: Path) -> Job:
     return job
 
 
-def write_csv(file: Path, jobs: list[Job], keys: list[str]) -> None:
-    """``job, <options that differ>, objective, score, seconds, error``, one row a job.
-
-    Raises:
-        DiskError: The file cannot be written.
-    """
-    text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow(["job", *keys, "objective", "score", "seconds", "error"])
-    for job in jobs:
-        values = [job.options.get(key) for key in keys]
-        writer.writerow([job.name, *values, job.objective, job.score, job.seconds, job.error])
-    write_text(file, text.getvalue())
-
-
 def print_jobs(jobs: list[Job], keys: list[str], title: str) -> None:
     """The same as a table on the screen."""
     from rich.console import Console
     from rich.table import Table
-    from rich.text import Text
 
     objectives = {job.objective for job in jobs if job.objective}
     (objective,) = objectives if len(objectives) == 1 else ("score",)  # or each names its own
     table = Table()
     for header in ("job", *keys, objective, "seconds"):
-        table.add_column(Text(shown(header)), justify="right", overflow="fold")
+        table.add_column(shown(header), justify="right", overflow="fold")
     for job in jobs:
-        score = (
-            "stopped"
-            if job.error == STOPPED
-            else "failed"
-            if job.error
-            else ""
-            if job.score is None
-            else f"{job.score:.4g}"
-        )
+        score = {None: "", STOPPED: "stopped"}.get(job.error, "failed")
+        if not job.error and job.score is not None:
+            score = f"{job.score:.4g}"
         if job.objective and len(objectives) > 1:
             score = shown(f"{job.objective} {score}")
         seconds = "" if job.seconds is None else f"{job.seconds:.0f}"
-        values = [Text(shown(_rounded(job.options.get(key, "")))) for key in keys]
-        table.add_row(Text(shown(job.name)), *values, Text(score), seconds)
-    console = Console()
-    console.print(shown(title), markup=False, highlight=False, soft_wrap=True)
+        values = [shown(_rounded(job.options.get(key, ""))) for key in keys]
+        table.add_row(shown(job.name), *values, score, seconds)
+    console = Console(markup=False, highlight=False, emoji=False)
+    console.print(shown(title), soft_wrap=True)
     console.print(table)
     for job in jobs:
         if job.error:
-            console.print(shown(f"job {job.name}: {job.error}"), markup=False, highlight=False, soft_wrap=True)
+            console.print(shown(f"job {job.name}: {job.error}"), soft_wrap=True)
 
 
 def _rounded(value: str) -> str:

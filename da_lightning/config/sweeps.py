@@ -15,31 +15,27 @@ from typing import Any
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from hydra.plugins.sweeper import Sweeper
 from hydra.utils import get_class
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from da_lightning.config.gpus import visible_gpus
 from da_lightning.config.jobs import SIDE_BY_SIDE
 from da_lightning.config.paths import CONF_DIR
 from da_lightning.config.run_lock import LOCK_FILES
-from da_lightning.config.stamp import claim_folder, hold_folder
+from da_lightning.config.stamp import hold_folder
 from da_lightning.config.sweep_table import print_jobs, write_table
 from da_lightning.errors import UserError
 from da_lightning.files import write_text
-from da_lightning.private.hydra import sweep_jobs, wrap
+from da_lightning.private.hydra import parsed, sweep_jobs, wrap
 from da_lightning.processes import is_first_process
 from da_lightning.report import leave_report
 from da_lightning.reporting.runs import is_run
-from da_lightning.reporting.sweep_folder import (
-    PLAN,
-    job_folders,
-    write_plan,
-)
+from da_lightning.reporting.sweep_folder import PLAN, job_folders, write_plan
+from da_lightning.screen import one_sentence
 from da_lightning.stopping import as_stopped
 
 log = logging.getLogger(__name__)
@@ -80,13 +76,10 @@ class Sweep(Callback):
             )
         if launcher == "JoblibLauncher":
             os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(visible_gpus())  # all, for each job to take one
-        folder = claim_folder(lambda: Path(config.hydra.sweep.dir))
-        hold_folder(folder)
+        folder = hold_folder(lambda: Path(config.hydra.sweep.dir))
         if is_first_process():
-            try:
+            with one_sentence():
                 write_plan(folder, jobs)
-            except UserError as error:
-                sys.exit(f"error: {error}")
             _conclude_sweeps_of(get_class(config.hydra.sweeper._target_), folder)
 
 
@@ -98,10 +91,7 @@ def planned_jobs(config: DictConfig) -> list[list[str]]:
         return [[]] * (0 if is_grid else sweeper.get("n_trials", 0))
     words = [f"{key}={value}" for key, value in (sweeper.params or {}).items()]
     words += OmegaConf.to_container(config.hydra.overrides.task, resolve=False)  # type: ignore[arg-type]
-    try:
-        return sweep_jobs(OverridesParser.create(config_loader=_config_loader()).parse_overrides(words))
-    except HydraException:  # which Hydra reports
-        return []
+    return sweep_jobs(parsed(words, _config_loader()) or [])
 
 
 def _config_loader() -> ConfigLoader | None:
@@ -210,7 +200,6 @@ def _processes(trainer: DictConfig) -> int:
     """Processes of one job."""
     if str(trainer.devices) == "1":
         return trainer.num_nodes
-    from da_lightning.training.strategy import count_processes
+    from da_lightning.preflight import processes_of
 
-    devices = list(trainer.devices) if isinstance(trainer.devices, ListConfig) else trainer.devices
-    return count_processes(trainer.accelerator, devices, trainer.num_nodes)
+    return processes_of(trainer)

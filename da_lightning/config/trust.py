@@ -5,6 +5,7 @@ import os
 import sys
 from functools import cache
 from importlib.machinery import PathFinder
+from itertools import accumulate
 
 log = logging.getLogger(__name__)
 
@@ -37,12 +38,8 @@ def is_within(name: str, packages: tuple[str, ...]) -> bool:
 
 def _exists(name: str) -> bool:
     """Whether there is such a package or module; nothing is imported to find out."""
-    path, spec = None, None
-    for number in range(1, name.count(".") + 2):
-        full = ".".join(name.split(".")[:number])
-        if (known := sys.modules.get(full)) is not None:
-            path = getattr(known, "__path__", ())
-            continue
+    path = None
+    for full in accumulate(name.split("."), "{}.{}".format):
         spec = PathFinder.find_spec(full, path)
         if spec is None:
             return False

@@ -12,25 +12,32 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import ConfigRepository
 from hydra._internal.config_repository import IConfigRepository as Repository
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.config_loader import ConfigLoader
 from hydra.core.default_element import ResultDefault as Default
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
 from omegaconf import DictConfig
 
-__all__ = [
-    "Default",
-    "Repository",
-    "command_line",
-    "record_by",
-    "run_inside",
-    "sweep_jobs",
-    "watch_loading",
-    "wrap",
-]
+__all__ = ["Default", "Repository"]  # of what Hydra loads
 
 
 def command_line(arguments: Sequence[str]) -> Namespace:
     """Hydra's reading of a command: it alone knows which words are values of its flags, and which are overrides."""
     return hydra._internal.utils.get_args_parser().parse_known_args(list(arguments))[0]
+
+
+def parsed(words: Sequence[object], loader: ConfigLoader | None = None) -> list[Override] | None:
+    """Overrides as Hydra understands them; ``None`` where one is none, of which Hydra tells in its own words.
+
+    Args:
+        words: Like ``seed=1,2``.
+        loader: Knows which words are groups of the configuration.
+    """
+    try:
+        return OverridesParser.create(config_loader=loader).parse_overrides([str(word) for word in words])
+    except HydraException:
+        return None
 
 
 def sweep_jobs(overrides: list[Override]) -> list[list[str]]:
@@ -56,16 +63,11 @@ LOADING = (
     (ConfigLoaderImpl, "_load_single_config"),
     (ConfigLoaderImpl, "_load_configuration_impl"),
 )
-"""Where Hydra reads a file, puts it at its place in the configuration, and composes the whole."""
+"""Where Hydra reads a file, puts it at its place in the configuration, and composes the whole.
 
-
-def watch_loading(read: Callable[..., Any], place: Callable[..., Any], compose: Callable[..., Any]) -> None:
-    """Wrap the three: Hydra acts on ``hydra.*`` (environment, callbacks, log handlers) before any code of ours runs.
-
-    It composes again in the processes of a sweep's jobs, where no code of ours but this has run.
-    """
-    for (kind, name), around in zip(LOADING, (read, place, compose), strict=True):
-        wrap(kind, name, around)
+It acts on ``hydra.*`` (environment, callbacks, log handlers) before any code of ours runs, and composes again in the
+processes of a sweep's jobs.
+"""
 
 
 def record_by(write: Callable[[DictConfig, str, Path], None]) -> None:

@@ -126,17 +126,9 @@ class AsGiven(_CheckpointConnector):
     def _parse_ckpt_path(self, state_fn: Any, ckpt_path: Any, model_provided: bool, model_connected: bool) -> Any:
         return ckpt_path
 
-    def resume_start(self, checkpoint_path: Any = None, weights_only: bool | None = None) -> None:
+    def _restore_modules_and_callbacks(self, checkpoint_path: Any = None, weights_only: bool | None = None) -> None:
         with self.guarded(checkpoint_path):
-            super().resume_start(checkpoint_path, weights_only)
-
-    def restore_model(self) -> None:
-        with self.guarded(self._ckpt_path):
-            super().restore_model()
-
-    def restore_callbacks(self) -> None:
-        with self.guarded(self._ckpt_path):
-            super().restore_callbacks()
+            super()._restore_modules_and_callbacks(checkpoint_path, weights_only)
 
     def restore_training_state(self) -> None:
         with self.guarded(self._ckpt_path):

@@ -2,8 +2,9 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from statistics import mean
+from typing import Any
 
 Point = tuple[float, float]
 
@@ -31,34 +32,6 @@ class Line:
     spreads: Sequence[float | None] = ()
     dots: Sequence[Point] = ()
     is_reference: bool = False
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """A line in the coordinates of the picture."""
-
-    name: str
-    style: str
-    path: str
-    smoothed: str
-    points: list[Point]
-    whiskers: list[tuple[float, float, float]]
-    dots: list[Point]
-
-
-@dataclass(frozen=True)
-class Chart:
-    """Everything the template needs of a line chart."""
-
-    title: str
-    alt: str
-    x_name: str
-    lines: list[Drawn]
-    x_ticks: list[tuple[float, str]]
-    y_ticks: list[tuple[float, str]]
-    width: int = WIDTH
-    height: int = HEIGHT
-    box: tuple[int, int, int, int] = field(default=(LEFT, TOP, WIDTH - RIGHT, HEIGHT - BOTTOM))
 
 
 class Axis:
@@ -94,8 +67,8 @@ class Axis:
 
 def line_chart(
     title: str, lines: Sequence[Line], x_name: str, alt: str, limit: int = 500, is_sweep: bool = False
-) -> Chart:
-    """Lay out a chart.
+) -> dict[str, Any]:
+    """Lay out a chart for the template.
 
     Args:
         title: The metric.
@@ -115,10 +88,14 @@ def line_chart(
     x_axis = Axis(x_values, 5, may_be_log=is_sweep, is_discrete=is_sweep and len(set(x_values)) <= 8)
     y_axis = Axis([y for _, y in reach], 4, may_be_log=True)
 
-    def placed(point: Point) -> Point:
-        x = LEFT + x_axis.place(point[0]) * (WIDTH - LEFT - RIGHT)
-        y = HEIGHT - BOTTOM - y_axis.place(point[1]) * (HEIGHT - TOP - BOTTOM)
-        return round(x, 1), round(y, 1)
+    def x_of(value: float) -> float:
+        return round(LEFT + x_axis.place(value) * (WIDTH - LEFT - RIGHT), 1)
+
+    def y_of(value: float) -> float:
+        return round(HEIGHT - BOTTOM - y_axis.place(value) * (HEIGHT - TOP - BOTTOM), 1)
+
+    def placed(points: Sequence[Point]) -> list[Point]:
+        return [(x_of(x), y_of(y)) for x, y in points]
 
     drawn, colours = [], 0
     for line in lines:
@@ -127,52 +104,50 @@ def line_chart(
         is_smoothed = len(line.points) >= _SMOOTHED_FROM and not is_sweep
         bins = min(_BINS, len(line.points) // _BIN)
         whiskers = [
-            (*placed((x, y - spread)), placed((x, y + spread))[1])
+            (x_of(x), y_of(y - spread), y_of(y + spread))
             for (x, y), spread in zip(line.points, line.spreads, strict=False)
             if spread and not (y_axis.is_log and spread >= y)
         ]
         drawn.append(
-            Drawn(
-                line.name,
-                style,
-                _path([placed(point) for point in thinned(line.points, limit)]),
-                _path([placed(point) for point in binned(line.points, bins)]) if is_smoothed else "",
-                [placed(point) for point in line.points] if len(line.points) <= 12 else [],
-                whiskers,
-                [placed(dot) for dot in line.dots],
-            )
+            {
+                "name": line.name,
+                "style": style,
+                "path": _path(placed(thinned(line.points, limit))),
+                "smoothed": _path(placed(binned(line.points, bins))) if is_smoothed else "",
+                "points": placed(line.points) if len(line.points) <= 12 else [],
+                "whiskers": whiskers,
+                "dots": placed(line.dots),
+            }
         )
-    return Chart(
-        title,
-        alt,
-        x_name,
-        drawn,
-        [(placed((tick, _any(y_axis)))[0], text) for tick, text in zip(x_axis.ticks, x_axis.texts, strict=True)],
-        [(placed((_any(x_axis), tick))[1], text) for tick, text in zip(y_axis.ticks, y_axis.texts, strict=True)],
-    )
-
-
-def _any(axis: Axis) -> float:
-    return 10**axis.low if axis.is_log else axis.low
+    return {
+        "title": title,
+        "alt": alt,
+        "x_name": x_name,
+        "lines": drawn,
+        "x_ticks": [(x_of(tick), text) for tick, text in zip(x_axis.ticks, x_axis.texts, strict=True)],
+        "y_ticks": [(y_of(tick), text) for tick, text in zip(y_axis.ticks, y_axis.texts, strict=True)],
+        "size": (WIDTH, HEIGHT),
+        "box": (LEFT, TOP, WIDTH - RIGHT, HEIGHT - BOTTOM),
+    }
 
 
 def thinned(points: Sequence[Point], limit: int) -> list[Point]:
     """At most ``limit`` points with the same outline: the lowest and the highest of each stretch, and both ends."""
     if len(points) <= limit:
         return list(points)
-    stretches = limit // 2 - 1
     kept = [points[0]]
-    for number in range(stretches):
-        stretch = points[number * len(points) // stretches : (number + 1) * len(points) // stretches]
-        extremes = {min(stretch, key=lambda point: point[1]), max(stretch, key=lambda point: point[1])}
-        kept += sorted(extremes)
+    for stretch in _stretches(points, limit // 2 - 1):
+        kept += sorted({min(stretch, key=lambda point: point[1]), max(stretch, key=lambda point: point[1])})
     return [*kept, points[-1]]
 
 
 def binned(points: Sequence[Point], bins: int) -> list[Point]:
     """Means over ``bins`` stretches of equal length."""
-    parts = [points[n * len(points) // bins : (n + 1) * len(points) // bins] for n in range(bins)]
-    return [(mean(x for x, _ in part), mean(y for _, y in part)) for part in parts if part]
+    return [(mean(x for x, _ in part), mean(y for _, y in part)) for part in _stretches(points, bins)]
+
+
+def _stretches(points: Sequence[Point], count: int) -> list[Sequence[Point]]:
+    return [points[n * len(points) // count : (n + 1) * len(points) // count] for n in range(count)]
 
 
 def round_numbers(low: float, high: float, count: int) -> list[float]:
@@ -186,9 +161,8 @@ def round_numbers(low: float, high: float, count: int) -> list[float]:
 
 def tick_text(value: float) -> str:
     """``0.05``, ``1,500``, ``20k``, ``1.5M``, ``1e-05``."""
-    for size, letter in ((1e6, "M"), (1e4, "k")):
-        if abs(value) >= size:
-            return f"{value / (1e6 if letter == 'M' else 1e3):.4g}{letter}"
+    if abs(value) >= 1e4:
+        return f"{value / 1e6:.4g}M" if abs(value) >= 1e6 else f"{value / 1e3:.4g}k"
     return f"{value:,.6g}" if abs(value) >= 1000 else f"{value:.6g}".replace("-", "−", 1)
 
 

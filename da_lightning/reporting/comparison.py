@@ -1,7 +1,7 @@
 """Several runs beside each other: grouped over seeds, against a baseline, along the keys of a sweep."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +11,7 @@ from da_lightning.errors import UserError
 from da_lightning.reporting.runs import Run, is_run, read_run, read_yaml
 from da_lightning.reporting.scores import Score, Spread
 from da_lightning.reporting.sweep_folder import differing_options, run_options
+from da_lightning.yaml_files import leaves
 
 _WITHOUT_EFFECT = {"seed", "resume", "logger", "progress", "enable_progress_bar", "num_workers", "pin_memory"}
 _GENERATIONS = 5
@@ -26,14 +27,6 @@ class Group:
 
     def spread(self, score: Score) -> Spread | None:
         return Spread.of(run.scores.get(score) for run in self.runs)
-
-    @cached_property
-    def seconds(self) -> Spread | None:
-        return Spread.of(run.summary.get("seconds") for run in self.runs)
-
-    @cached_property
-    def peak_memory_mb(self) -> float | None:
-        return max((run.summary.get("peak_memory_mb") or 0 for run in self.runs), default=0) or None
 
     def difference(self, other: "Group", score: Score) -> tuple[Spread, bool] | None:
         """Against another group: of runs with the same seed where both have two such pairs, or else of the means.
@@ -58,12 +51,11 @@ class Sweep:
 
     folder: Path
     runs: list[Run]
-    keys: list[str]
 
-    @classmethod
-    def of(cls, folder: Path, runs: Sequence[Run]) -> "Sweep":
+    @cached_property
+    def keys(self) -> list[str]:
         """What differs between the choices and the overrides of the jobs."""
-        return cls(folder, list(runs), [key for key in differing_options(map(run_options, runs)) if key != "seed"])
+        return [key for key in differing_options(map(run_options, self.runs)) if key != "seed"]
 
     @cached_property
     def was_searched(self) -> bool:
@@ -71,13 +63,9 @@ class Sweep:
         hydra = (read_yaml(self.folder / "multirun.yaml") or {}).get("hydra", {})
         return "optuna" in str((hydra.get("sweeper") or {}).get("_target_"))
 
-    def values(self, key: str) -> list[str]:
-        """Of each job, as the command had them."""
-        return [_override(run, key) for run in self.runs]
-
     def value(self, run: Run, key: str) -> str:
-        """Empty for a run that is no job of the sweep."""
-        return _override(run, key) if any(run is job for job in self.runs) else ""
+        """As the command had it; empty for a run that is no job of the sweep."""
+        return run_options(run).get(key, "default") if run in self.runs else ""
 
     def short(self, key: str) -> str:
         """Without its groups, where that leaves no doubt."""
@@ -86,13 +74,36 @@ class Sweep:
 
     def label(self, run: Run) -> str:
         """``portion=0.2, rounds=3``; empty for a run that is no job of the sweep."""
-        if not any(run is job for job in self.runs):
-            return ""
-        return ", ".join(f"{self.short(key)}={self.value(run, key)}" for key in self.keys)
+        return ", ".join(f"{self.short(key)}={value}" for key in self.keys if (value := self.value(run, key)))
 
 
-def _override(run: Run, key: str) -> str:
-    return run_options(run).get(key, "default")
+@dataclass(frozen=True)
+class Comparison:
+    """What is compared.
+
+    Args:
+        groups: Its groups.
+        baseline: The group that differences are to.
+        oracle: The group that was trained on target labels.
+        sweep: The swept keys, where the runs are the jobs of a sweep.
+    """
+
+    groups: Sequence[Group]
+    baseline: Group | None = None
+    oracle: Group | None = None
+    sweep: Sweep | None = None
+
+    @cached_property
+    def runs(self) -> list[Run]:
+        return [run for group in self.groups for run in group.runs]
+
+    @cached_property
+    def objective(self) -> Score | None:
+        return next((run.objective for run in self.runs if run.objective), None)
+
+    def role(self, group: Group) -> str:
+        """``baseline`` or ``oracle``, or neither."""
+        return "baseline" if group is self.baseline else "oracle" if group is self.oracle else ""
 
 
 def grouped(runs: Sequence[Run]) -> list[Group]:
@@ -100,17 +111,12 @@ def grouped(runs: Sequence[Run]) -> list[Group]:
     members: dict[str, list[Run]] = {}
     for run in runs:
         members.setdefault(_identity(run), []).append(run)
-    options = [dict(_flat(_seedless(runs[0].config))) for runs in members.values()]
+    options = [dict(leaves(_seedless(runs[0].config))) for runs in members.values()]
     labels = _labels([runs[0] for runs in members.values()], options)
     return [
         Group(label, sorted(runs, key=lambda run: str(run.seed)), option)
         for label, runs, option in zip(labels, members.values(), options, strict=True)
     ]
-
-
-def differing(groups: Sequence[Group]) -> dict[str, list[Any]]:
-    """Options in which the groups differ, with a value for each group."""
-    return _differing([group.options for group in groups])
 
 
 def find_group(groups: Sequence[Group], wanted: str, what: str) -> Group:
@@ -127,12 +133,9 @@ def find_group(groups: Sequence[Group], wanted: str, what: str) -> Group:
         lambda group: any(run.method == wanted for run in group.runs),
         lambda group: any(run.choices.get("experiment") == wanted for run in group.runs),
     )
-    for test in tests:
-        found = [group for group in groups if test(group)]
-        if len(found) == 1:
-            return found[0]
-        if found:
-            break
+    found = next(filter(None, ([group for group in groups if test(group)] for test in tests)), [])
+    if len(found) == 1:
+        return found[0]
     raise UserError(
         f"{what}={wanted} names {len(found) or 'none'} of what is compared: give a run's folder or one of "
         f"{', '.join(repr(group.label) for group in groups)}."
@@ -156,15 +159,8 @@ def _seedless(value: Any, generation: int = 0) -> Any:
     return value
 
 
-def _flat(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(value, Mapping) and value:
-        for name, item in value.items():
-            yield from _flat(item, f"{key}.{name}".lstrip("."))
-    else:
-        yield key, value
-
-
-def _differing(options: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+def differing(options: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """Options that are not the same everywhere, with all their values."""
     names = dict.fromkeys(name for option in options for name in option)
     columns = {name: [option.get(name, "") for option in options] for name in names}
     return {name: values for name, values in columns.items() if any(value != values[0] for value in values)}
@@ -176,7 +172,7 @@ def _labels(runs: Sequence[Run], options: Sequence[Mapping[str, Any]]) -> list[s
     bases = [f"{run.method} on {run.data}" if several_data else run.method for run in runs]
     labels = []
     for base, run, own in zip(bases, runs, options, strict=True):
-        keys = _differing([option for option, other in zip(options, bases, strict=True) if other == base])
+        keys = differing([option for option, other in zip(options, bases, strict=True) if other == base])
         recipes = [other.choices.get("experiment") for other, its in zip(runs, bases, strict=True) if its == base]
         if bases.count(base) == 1:
             labels.append(base)

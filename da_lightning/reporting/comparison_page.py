@@ -2,92 +2,48 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from da_lightning.reporting.charts import Chart
-from da_lightning.reporting.comparison import Group, Sweep, differing
+from da_lightning.reporting.comparison import Comparison, Group, differing
 from da_lightning.reporting.pictures import Embedded, Figure, by_kind, drawn_pictures
-from da_lightning.reporting.run_page import gap_closed
-from da_lightning.reporting.runs import Run
-from da_lightning.reporting.scores import Score
-from da_lightning.reporting.sweep_charts import as_number, heat_map, overall, sweep_chart, titled
+from da_lightning.reporting.run_page import gap_closed, warnings_of_selection
+from da_lightning.reporting.scores import Score, Spread
+from da_lightning.reporting.sweep_charts import as_number, heat_map, overall, sweep_chart
 from da_lightning.reporting.sweep_folder import never_began, without_results
-from da_lightning.reporting.tables import Cell, Strip, Table, duration, memory, score_cell, tinted
+from da_lightning.reporting.tables import Cell, Table, change_cell, cost_cells, score_cell, tinted_rows, titled_table
 
 _PICTURED_GROUPS = 24
 
 
-@dataclass(frozen=True)
-class SameImages:
-    """Pictures of the same images, one of each group."""
-
-    title: str
-    figures: list[Figure]
-
-
-@dataclass(frozen=True)
-class ComparisonPage:
-    """Everything the template needs of a comparison."""
-
-    data: str
-    title: str
-    subtitle: str
-    warnings: list[str]
-    note: str
-    chart: Chart | None
-    heat_map: Table | None
-    strips_title: str
-    strips: list[Strip]
-    strips_range: tuple[str, str]
-    groups: Table
-    classes: Table | None
-    options: Table | None
-    runs: Table
-    pictures: list[SameImages]
-    colours: Mapping[str, tuple[int, int, int]]
-
-
-def comparison_page(
-    groups: Sequence[Group],
-    embedded: Mapping[Path, Embedded],
-    beside: Path,
-    baseline: Group | None = None,
-    oracle: Group | None = None,
-    sweep: Sweep | None = None,
-) -> ComparisonPage:
-    """Put together the page of several runs.
+def comparison_page(compared: Comparison, embedded: Mapping[Path, Embedded], beside: Path) -> dict[str, Any]:
+    """What the template shows of several runs.
 
     Args:
-        groups: What is compared.
+        compared: What is compared.
         embedded: Pictures of :func:`pictures_of`, by their files.
         beside: The folder of the page, for links to the pages of runs.
-        baseline: The group that differences are to.
-        oracle: The group that was trained on target labels.
-        sweep: The swept keys, where the runs are the jobs of a sweep.
     """
-    runs = [run for group in groups for run in group.runs]
-    objective = next((run.objective for run in runs if run.objective), None)
-    strips, strips_range = _strips(groups, objective, baseline, oracle)
+    runs, sweep, objective = compared.runs, compared.sweep, compared.objective
     keys = ", ".join(sweep.short(key) for key in sweep.keys) if sweep else ""
-    return ComparisonPage(
-        ", ".join(dict.fromkeys(run.data for run in runs if run.is_finished)),
-        f"Sweep of {keys}" if keys else "Sweep over seeds" if sweep else "Comparison",
-        _subtitle(runs, groups),
-        _warnings(runs, sweep, objective),
-        _note(groups, objective, baseline),
-        sweep_chart(sweep, objective) if sweep else None,
-        heat_map(sweep, objective) if sweep else None,
-        titled(objective),
-        strips,
-        strips_range,
-        _groups_table(groups, runs, objective, baseline, oracle, sweep),
-        _classes_table(groups, objective),
-        _options_table(groups),
-        _runs_table(groups, runs, objective, beside),
-        _pictures(groups, embedded),
-        next((run.colours for run in runs if run.colours), {}),
-    )
+    return {
+        "data": ", ".join(dict.fromkeys(run.data for run in runs if run.is_finished)),
+        "title": f"Sweep of {keys}" if keys else "Sweep over seeds" if sweep else "Comparison",
+        "subtitle": _subtitle(compared),
+        "warnings": _warnings(compared),
+        "note": _note(compared),
+        "chart": sweep_chart(sweep, objective) if sweep and objective else None,
+        "heat_map": heat_map(sweep, objective) if sweep and objective else None,
+        "objective": objective,
+        "strips": _strips(compared, objective) if objective else None,
+        "groups": _groups_table(compared),
+        "classes": _classes_table(compared, objective) if objective else None,
+        "options": _options_table(compared.groups),
+        "runs": _runs_table(compared, beside),
+        "pictures": _pictures(compared.groups, embedded),
+        "colours": next((run.colours for run in runs if run.colours), {}),
+    }
 
 
 def pictures_of(groups: Sequence[Group]) -> list[Path]:
@@ -96,26 +52,22 @@ def pictures_of(groups: Sequence[Group]) -> list[Path]:
     return [file for run in first for file in drawn_pictures(run) if file.name.startswith(("test_", "ranking"))]
 
 
-def _subtitle(runs: Sequence[Run], groups: Sequence[Group]) -> str:
+def _subtitle(compared: Comparison) -> str:
+    runs, groups = compared.runs, compared.groups
     methods = ", ".join(dict.fromkeys(run.method for run in runs))
     count = f"{len(runs)} runs" if len(runs) == len(groups) else f"{len(runs)} runs of {len(groups)} configurations"
     return f"{count}: {methods}"
 
 
-def _warnings(runs: Sequence[Run], sweep: Sweep | None, objective: Score | None) -> list[str]:
+def _warnings(compared: Comparison) -> list[str]:
+    runs, sweep, objective = compared.runs, compared.sweep, compared.objective
     warnings = []
     if sweep and sweep.was_searched and objective and objective.place == "target":
         warnings.append(
             f"A search chose the options by {objective.title}, with target labels: the best of these figures is an "
             "upper bound, not a result of unsupervised adaptation."
         )
-    chosen = [run for run in runs if run.was_chosen_with_target_labels]
-    if chosen:
-        warnings.append(
-            f"Target labels chose the tested weights of {', '.join(run.folder.name for run in chosen)} "
-            f"(“{chosen[0].selection}”). Without labels that choice cannot be made: read these figures as an upper "
-            "bound, not as results of unsupervised adaptation."
-        )
+    warnings += warnings_of_selection(runs)
     data = list(dict.fromkeys(run.data for run in runs if run.is_finished))
     if len(data) > 1:
         warnings.append(f"The runs are on different data ({', '.join(data)}): their scores do not compare.")
@@ -130,52 +82,44 @@ def _warnings(runs: Sequence[Run], sweep: Sweep | None, objective: Score | None)
     return warnings
 
 
-def _note(groups: Sequence[Group], objective: Score | None, baseline: Group | None) -> str:
+def _note(compared: Comparison) -> str:
+    groups, baseline, objective = compared.groups, compared.baseline, compared.objective
     sentences = []
     if any(len(group.runs) > 1 for group in groups):
         sentences.append("Runs whose configuration differs in the seed only are one row: mean ± standard deviation.")
     if baseline and objective:
-        paired = [group for group in groups if (found := group.difference(baseline, objective)) and found[1]]
-        sentences.append(f"Smaller, in colour: the difference to {baseline.label}")
-        sentences[-1] += ", between runs of the same seed where there are two and more." if paired else "."
+        found = [group.difference(baseline, objective) for group in groups]
+        paired = (
+            ", between runs of the same seed where there are two and more" if any(f and f[1] for f in found) else ""
+        )
+        sentences.append(f"Smaller, in colour: the difference to {baseline.label}{paired}.")
     return " ".join(sentences)
 
 
-def _groups_table(
-    groups: Sequence[Group],
-    runs: Sequence[Run],
-    objective: Score | None,
-    baseline: Group | None,
-    oracle: Group | None,
-    sweep: Sweep | None,
-) -> Table:
-    scores = overall(runs, objective)
-    keys = [sweep.short(key) for key in sweep.keys] if sweep else []
-    has_gap = bool(baseline and oracle and objective)
-    columns = [*(keys or ["configuration"]), "runs", *(titled(score) for score in scores)]
-    columns += ["gap closed"] if has_gap else []
-    columns += ["time", "peak memory"]
-    bests = {score: None if score.role else _best(groups, score, oracle) for score in scores}
+def _groups_table(compared: Comparison) -> Table:
+    baseline, oracle, sweep, objective = compared.baseline, compared.oracle, compared.sweep, compared.objective
+    scores = overall(compared.runs, objective)
+    bests = {score: None if score.role else _best(compared, score) for score in scores}
     rows = []
-    for group in groups:
-        role = "baseline" if group is baseline else "oracle" if group is oracle else ""
-        row = [_key_cell(sweep.value(group.runs[0], key)) for key in sweep.keys] if sweep else []
-        if not row or not row[0].text:
-            row[:1] = [Cell(group.label)]
-        row[0] = replace(row[0], aside=role)
-        row.append(Cell(str(len(group.runs)), len(group.runs), aside=_seeds(group)))
+    for group in compared.groups:
+        role = compared.role(group)
+        row = [(sweep.short(key), _key_cell(sweep.value(group.runs[0], key))) for key in sweep.keys] if sweep else []
+        row = row or [("configuration", Cell(""))]
+        title, first = row[0]
+        row[0] = title, replace(first, aside=role) if first.text else Cell(group.label, aside=role)
+        row.append(("runs", Cell(str(len(group.runs)), len(group.runs), aside=_seeds(group))))
         for score in scores:
-            aside, style = _change(group, baseline, score)
-            row.append(
-                score_cell(score, group.spread(score), aside, f"{style} best" if group is bests[score] else style)
-            )
-        if has_gap and baseline and oracle and objective:
+            change, style = _change(group, baseline, score)
+            style += " best" if group is bests[score] else ""
+            row.append((score.measured, score_cell(score, group.spread(score), change, style)))
+        if baseline and oracle and objective:
             means = [spread.mean if (spread := g.spread(objective)) else None for g in (baseline, group, oracle)]
-            row.append(Cell("" if role else gap_closed(*means)))
-        seconds = group.seconds.mean if group.seconds else None
-        row += [Cell(duration(seconds), seconds), Cell(memory(group.peak_memory_mb), group.peak_memory_mb)]
+            row.append(("gap closed", Cell("" if role else gap_closed(*means))))
+        seconds = Spread.of(run.summary.get("seconds") for run in group.runs)
+        peak = max(run.summary.get("peak_memory_mb") or 0 for run in group.runs)
+        row += cost_cells(seconds.mean if seconds else None, peak or None)
         rows.append(row)
-    return Table("Results", columns, rows, is_sortable=True)
+    return titled_table("Results", rows, is_sortable=True)
 
 
 def _key_cell(value: str) -> Cell:
@@ -188,9 +132,9 @@ def _seeds(group: Group) -> str:
     return f"seeds {', '.join(seeds)}" if len(seeds) > 1 else ""
 
 
-def _best(groups: Sequence[Group], score: Score, oracle: Group | None) -> Group | None:
-    scored = [(spread.mean * score.sign, group) for group in groups if (spread := group.spread(score))]
-    scored = [item for item in scored if item[1] is not oracle]
+def _best(compared: Comparison, score: Score) -> Group | None:
+    candidates = [group for group in compared.groups if group is not compared.oracle]
+    scored = [(spread.mean * score.sign, group) for group in candidates if (spread := group.spread(score))]
     return max(scored, key=lambda item: item[0])[1] if len(scored) > 1 else None
 
 
@@ -198,22 +142,17 @@ def _change(group: Group, baseline: Group | None, score: Score) -> tuple[str, st
     """The difference to the baseline as it stands beside a score, and its style."""
     if baseline is None or group is baseline or (found := group.difference(baseline, score)) is None:
         return "", ""
-    spread = found[0]
-    text = score.change(spread.mean)
-    style = "" if text[0] not in "+−" else "good" if spread.mean * score.sign > 0 else "bad"
-    return text + (f" ± {score.shown(spread.deviation)}" if spread.deviation is not None else ""), style
+    mean, deviation = found[0]
+    cell = change_cell(score, mean, 0.0)
+    return cell.text + (f" ± {score.shown(deviation)}" if deviation is not None else ""), cell.style
 
 
-def _strips(
-    groups: Sequence[Group], objective: Score | None, baseline: Group | None, oracle: Group | None
-) -> tuple[list[Strip], tuple[str, str]]:
-    """Dots of all runs on one scale."""
-    if objective is None:
-        return [], ("", "")
-    values = {id(g): [v for run in g.runs if (v := run.scores.get(objective)) is not None] for g in groups}
-    known = [value for found in values.values() for value in found]
+def _strips(compared: Comparison, objective: Score) -> dict[str, Any] | None:
+    """Dots of all runs on one scale; places are in per cent of it."""
+    values = [run.scores.get(objective) for run in compared.runs]
+    known = [value for value in values if value is not None]
     if not known:
-        return [], ("", "")
+        return None
     low, high = min(known), max(known)
     margin = (high - low or abs(high) or 1.0) * 0.06
     low, high = low - margin, high + margin
@@ -221,44 +160,37 @@ def _strips(
     def place(value: float) -> float:
         return round(100 * (value - low) / (high - low), 2)
 
-    strips = []
-    for group in groups:
-        spread = group.spread(objective)
-        if spread is None:
-            continue
-        style = "baseline" if group is baseline else "oracle" if group is oracle else ""
-        cell = score_cell(objective, spread)
-        aside, _ = _change(group, baseline, objective)
-        dots = [place(value) for value in values[id(group)]]
-        strips.append(Strip(group.label, dots, place(spread.mean), cell.text, aside, style))
-    return strips, (objective.shown(low), objective.shown(high))
+    return {
+        "range": (objective.shown(low), objective.shown(high)),
+        "groups": [
+            {
+                "label": group.label,
+                "dots": [place(v) for run in group.runs if (v := run.scores.get(objective)) is not None],
+                "mean": place(spread.mean),
+                "text": objective.spread(spread),
+                "style": compared.role(group),
+            }
+            for group in compared.groups
+            if (spread := group.spread(objective))
+        ],
+    }
 
 
-def _classes_table(groups: Sequence[Group], objective: Score | None) -> Table | None:
-    if objective is None:
-        return None
-    runs = [run for group in groups for run in group.runs]
-    scores = list(
-        dict.fromkeys(s for run in runs for s in run.scores if s.item and not s.role and s.place == objective.place)
-    )
+def _classes_table(compared: Comparison, objective: Score) -> Table | None:
+    groups = compared.groups
+    logged = dict.fromkeys(score for run in compared.runs for score in run.scores)
+    scores = [s for s in logged if s.item and not s.role and s.place == objective.place]
     if not scores:
         return None
-    spreads = [[group.spread(score) for group in groups] for score in scores]
-    tints = tinted([[spread.mean if spread else None for spread in row] for row in spreads])
-    rows = []
-    for score, row, tint in zip(scores, spreads, tints, strict=True):
-        cells = [
-            Cell(score.shown(s.mean), s.mean, tint=t) if s else Cell("–", style="faint")
-            for s, t in zip(row, tint, strict=True)
-        ]
-        rows.append([Cell(score.item), *cells])
+    means = [(s, [spread.mean if (spread := g.spread(s)) else None for g in groups]) for s in scores]
+    rows = tinted_rows([(score.item, [(score.shown(mean), mean) for mean in row]) for score, row in means])
     panel = scores[0]._replace(item="")
-    return Table(f"{titled(panel)} by class", ["class", *(group.label for group in groups)], rows, is_sortable=True)
+    return Table(f"{panel.measured} by class", ["class", *(group.label for group in groups)], rows, is_sortable=True)
 
 
 def _options_table(groups: Sequence[Group]) -> Table | None:
     """In what the groups differ, apart from what a method has that another has not."""
-    keys = differing(groups)
+    keys = differing([group.options for group in groups])
     if not keys:
         return None
     rows = [
@@ -268,37 +200,34 @@ def _options_table(groups: Sequence[Group]) -> Table | None:
     return Table("Options that differ", ["option", *(group.label for group in groups)], rows)
 
 
-def _runs_table(groups: Sequence[Group], runs: Sequence[Run], objective: Score | None, beside: Path) -> Table:
-    scores = overall(runs, objective)
-    columns = ["run", "configuration", "seed", *(titled(score) for score in scores)]
-    columns += ["time", "peak memory", "weights tested"]
+def _runs_table(compared: Comparison, beside: Path) -> Table:
+    scores = overall(compared.runs, compared.objective)
     rows = []
-    for group in groups:
+    for group in compared.groups:
         for run in group.runs:
             page = run.folder / "report.html"
             link = os.path.relpath(page, beside) if page.is_file() else ""
-            seconds, peak = run.summary.get("seconds"), run.summary.get("peak_memory_mb")
-            rows.append(
-                [
-                    Cell(run.folder.name, link=link),
-                    Cell(group.label, style="text"),
-                    Cell("" if run.seed is None else str(run.seed), run.seed if isinstance(run.seed, int) else None),
-                    *(Cell(score.shown(run.scores.get(score)), run.scores.get(score)) for score in scores),
-                    Cell(duration(seconds), seconds),
-                    Cell(memory(peak), peak),
-                    Cell(run.selection if run.is_finished else "not finished", style="text"),
-                ]
-            )
-    return Table("Every run", columns, rows, is_sortable=True)
+            seed = run.seed if isinstance(run.seed, int) else None
+            row = [
+                ("run", Cell(run.folder.name, link=link)),
+                ("configuration", Cell(group.label, style="text")),
+                ("seed", Cell("" if run.seed is None else str(run.seed), seed)),
+            ]
+            row += [(s.measured, Cell(s.shown(run.scores.get(s)), run.scores.get(s))) for s in scores]
+            row += cost_cells(run.summary.get("seconds"), run.summary.get("peak_memory_mb"))
+            row.append(("weights tested", Cell(run.selection if run.is_finished else "not finished", style="text")))
+            rows.append(row)
+    return titled_table("Every run", rows, is_sortable=True)
 
 
-def _pictures(groups: Sequence[Group], embedded: Mapping[Path, Embedded]) -> list[SameImages]:
+def _pictures(groups: Sequence[Group], embedded: Mapping[Path, Embedded]) -> dict[str, list[Figure]]:
+    """Pictures of the same images, one of each group, by what they show."""
     found: dict[str, list[Figure]] = {}
     for group in groups[:_PICTURED_GROUPS]:
-        for kind in by_kind(group.runs[0], dict(embedded)):
-            for figure in kind.figures:
+        for kind in by_kind(group.runs[0], embedded):
+            for figure in kind["figures"]:
                 if figure.picture:
                     name = Path(figure.file).stem.partition("_")[2].replace("_", " ")
-                    title = f"{kind.title}, {name}" if name else kind.title
+                    title = f"{kind['title']}, {name}" if name else kind["title"]
                     found.setdefault(title, []).append(replace(figure, title=group.label))
-    return [SameImages(title, figures) for title, figures in found.items()]
+    return found

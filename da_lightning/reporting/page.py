@@ -13,7 +13,7 @@ import da_lightning
 from da_lightning.errors import UserError
 from da_lightning.names import shown
 from da_lightning.reporting import comparison_page, run_page
-from da_lightning.reporting.comparison import Sweep, find_group, grouped
+from da_lightning.reporting.comparison import Comparison, Sweep, find_group, grouped
 from da_lightning.reporting.pictures import embed
 from da_lightning.reporting.runs import is_run, read_run
 
@@ -27,7 +27,7 @@ def single(folder: Path, baseline: str | None = None, oracle: str | None = None)
             raise UserError(f"{name}={other} is no run: beside a single run, give another run's folder.")
         others.append(read_run(Path(other)) if other else None)
     embedded = embed(run_page.pictures_of(run))
-    page = run_page.run_page(run, embedded, run_page.References(*others))
+    page = run_page.run_page(run, embedded, *others)
     return _rendered("run.html.jinja", page=page, title=f"{run.method} on {run.data}")
 
 
@@ -44,15 +44,15 @@ def compared(
     more = [other for other in dict.fromkeys(others) if other.resolve() not in known]
     runs = [read_run(folder) for folder in (*folders, *more)]
     groups = grouped(runs)
-    sweep = Sweep.of(sweep_folder, runs[: len(folders)]) if sweep_folder else None
+    sweep = Sweep(sweep_folder, runs[: len(folders)]) if sweep_folder else None
     if sweep and sweep.keys:
         groups = [replace(group, label=sweep.label(group.runs[0]) or group.label) for group in groups]
     best = find_group(groups, oracle, "oracle") if oracle else None
     adapted = [group for group in groups if group is not best]
     first = find_group(adapted, baseline, "baseline") if baseline else None
     embedded = embed(comparison_page.pictures_of(groups))
-    page = comparison_page.comparison_page(groups, embedded, beside.resolve(), first, best, sweep)
-    return _rendered("comparison.html.jinja", page=page, title=page.title)
+    page = comparison_page.comparison_page(Comparison(groups, first, best, sweep), embedded, beside.resolve())
+    return _rendered("comparison.html.jinja", page=page, title=page["title"])
 
 
 def _rendered(template: str, **context: object) -> str:

@@ -4,10 +4,10 @@ import base64
 import io
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from PIL import Image
 
@@ -60,16 +60,7 @@ class Figure:
     picture: Embedded | None
 
 
-@dataclass(frozen=True)
-class Kind:
-    """Pictures that belong together."""
-
-    title: str
-    note: str
-    figures: list[Figure]
-
-
-def by_kind(run: Run, embedded: dict[Path, Embedded]) -> list[Kind]:
+def by_kind(run: Run, embedded: Mapping[Path, Embedded]) -> list[dict[str, Any]]:
     """The run's pictures in the order in which one wants to see them.
 
     Args:
@@ -86,10 +77,14 @@ def by_kind(run: Run, embedded: dict[Path, Embedded]) -> list[Kind]:
         title = f"{name}: {weights}" if kind == _TESTS else name or kind
         alt = " ".join([f"{kind}, {title}.", _note(run, kind)]).strip()
         # The target first, and what adaptation began from beside what came of it.
-        place = [name != "target", natural(Path(name)), not parts.get("before")]
+        place = [name != "target", natural(name), not parts.get("before")]
         found[kind].append((place, Figure(title, alt, file.name, embedded.get(file))))
     return [
-        Kind(kind, _note(run, kind), [figure for _, figure in sorted(figures, key=lambda item: item[0])])
+        {
+            "title": kind,
+            "note": _note(run, kind),
+            "figures": [figure for _, figure in sorted(figures, key=lambda item: item[0])],
+        }
         for kind, figures in found.items()
         if figures
     ]

@@ -4,7 +4,7 @@ import csv
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from da_lightning.errors import UserError
-from da_lightning.reporting.scores import Score, by_name, main_score
+from da_lightning.reporting.scores import Score, main_score, parse
 from da_lightning.yaml_files import YamlError, checked_text
 
 Point = tuple[float, float]
@@ -69,7 +69,7 @@ class Run:
     @cached_property
     def scores(self) -> dict[Score, float | None]:
         """Test scores by their parsed names; ``None`` where there was nothing to score (NaN)."""
-        return by_name(self.summary.get("test", {}))
+        return {parse(name): value for name, value in self.summary.get("test", {}).items()}
 
     @property
     def objective(self) -> Score | None:
@@ -109,7 +109,23 @@ class Run:
 
     @cached_property
     def _points(self) -> tuple[dict[str, list[Point]], list[dict[str, float]]]:
-        return _read_points(self.folder)
+        curves: dict[str, list[Point]] = {}
+        rounds: dict[float, dict[str, float]] = {}
+        files = self.folder.glob("metrics*.csv")
+        for file in sorted(files, key=lambda file: (file.name == "metrics.csv", natural(file))):
+            logged: dict[str, list[Point]] = {}
+            with file.open(newline="", encoding="utf-8", errors="replace") as lines:
+                for row in csv.DictReader((line.replace("\0", "") for line in lines), restkey=""):
+                    numbers = {name: n for name, text in row.items() if name and (n := _number(text)) is not None}
+                    if "round" in numbers:
+                        rounds[numbers["round"]] = numbers
+                    for name, value in numbers.items() if "step" in numbers else ():
+                        if name not in _AXES:
+                            logged.setdefault(name, []).append((numbers["step"], value))
+            for name, points in logged.items():
+                # What an attempt logged after the checkpoint that the next one went on from did not count.
+                curves[name] = [point for point in curves.get(name, []) if point[0] < points[0][0]] + points
+        return curves, [rounds[number] for number in sorted(rounds)]
 
     @property
     def pictures(self) -> list[Path]:
@@ -133,7 +149,7 @@ class Run:
         return file.read_text(encoding="utf-8", errors="replace").strip() if file.is_file() else ""
 
 
-def natural(path: Path) -> list[Any]:
+def natural(path: str | Path) -> list[Any]:
     """A key under which ``round_2`` comes before ``round_10``."""
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", str(path))]
 
@@ -154,7 +170,7 @@ def find_runs(folder: Path) -> list[Path]:
     """
     if not folder.is_dir():
         raise UserError(f"{folder} is no folder: give a run's folder, like outputs/<method>/<data>/<time>.")
-    found = list(_runs_below(folder))
+    found = _runs_below(folder)
     if not found:
         raise UserError(
             f"{folder} holds neither metrics.json nor metrics.csv, and no folder below it does: give a run's folder."
@@ -162,15 +178,13 @@ def find_runs(folder: Path) -> list[Path]:
     return sorted(found, key=natural)
 
 
-def _runs_below(folder: Path) -> Iterator[Path]:
+def _runs_below(folder: Path) -> list[Path]:
     if is_run(folder):
-        yield folder
-        return
-    for below in folder.iterdir():
-        # A run without results is none, and its stages are not runs of their own.
-        is_unfinished = (below / ".hydra").is_dir() and not is_run(below)
-        if below.is_dir() and not below.name.startswith(".") and not is_unfinished:
-            yield from _runs_below(below)
+        return [folder]
+    folders = (below for below in folder.iterdir() if below.is_dir() and not below.name.startswith("."))
+    # A run without results is none, and its stages are not runs of their own.
+    kept = (below for below in folders if is_run(below) or not (below / ".hydra").is_dir())
+    return [run for below in kept for run in _runs_below(below)]
 
 
 def read_run(folder: Path) -> Run:
@@ -183,19 +197,28 @@ def read_run(folder: Path) -> Run:
     config = read_yaml(hydra / "config.yaml") or {}
     if not config and (options := read_yaml(folder / "hparams.yaml")):
         config = {"method": options}
-    overrides = read_yaml(hydra / "overrides.yaml") or []
-    pairs = (str(override).lstrip("+~").partition("=") for override in overrides)
+    overrides = as_mapping(read_yaml(hydra / "overrides.yaml") or [])
     choices = (read_yaml(hydra / "hydra.yaml") or {}).get("hydra", {}).get("runtime", {}).get("choices", {})
-    return Run(folder, _read_summary(folder), config, {key: value for key, _, value in pairs}, choices)
+    return Run(folder, read_summary(folder / "metrics.json"), config, overrides, choices)
 
 
-def _read_summary(folder: Path) -> dict[str, Any]:
-    file = folder / "metrics.json"
+def as_mapping(overrides: Iterable[object]) -> dict[str, str]:
+    """``method.portion=0.2`` by its key."""
+    pairs = (str(override).lstrip("+~").partition("=") for override in overrides)
+    return {key: value for key, _, value in pairs}
+
+
+def read_summary(file: Path) -> dict[str, Any]:
+    """What a run that has ended says of itself; nothing where it left no such file.
+
+    Raises:
+        UserError: The file is broken.
+    """
     if not file.is_file():
         return {}
     try:
         summary = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{file} is not whole ({error}): run the command again, or leave this run out.") from None
     tests = summary.get("test", {}) if isinstance(summary, dict) else None
     if not isinstance(tests, dict) or not all(v is None or isinstance(v, int | float) for v in tests.values()):
@@ -230,36 +253,10 @@ def read_yaml(file: Path) -> Any:
         ) from None
 
 
-def _read_points(folder: Path) -> tuple[dict[str, list[Point]], list[dict[str, float]]]:
-    curves: dict[str, list[Point]] = {}
-    rounds: dict[float, dict[str, float]] = {}
-    attempts = sorted(folder.glob("metrics*.csv"), key=lambda file: (file.name == "metrics.csv", natural(file)))
-    for file in attempts:
-        logged: dict[str, list[Point]] = {}
-        with file.open(newline="", encoding="utf-8", errors="replace") as lines:
-            rows = csv.reader(line.replace("\0", "") for line in lines)
-            names = next(rows, [])
-            for row in rows:
-                numbers = {name: n for name, text in zip(names, row, strict=False) if (n := _number(text)) is not None}
-                if "round" in numbers:
-                    rounds[numbers["round"]] = numbers
-                step = numbers.get("step")
-                for name, value in numbers.items():
-                    if step is not None and name not in _AXES:
-                        logged.setdefault(name, []).append((step, value))
-        for name, points in logged.items():
-            # What an attempt logged after the checkpoint that the next one went on from did not count.
-            earlier = [point for point in curves.get(name, []) if point[0] < points[0][0]]
-            curves[name] = earlier + points
-    return curves, [rounds[number] for number in sorted(rounds)]
-
-
-def _number(text: str) -> float | None:
+def _number(text: str | None) -> float | None:
     """A finite number, or ``None``: most cells are empty, and a killed run leaves half a line."""
-    if not text:
-        return None
     try:
-        number = float(text)
+        number = float(text) if text else math.nan
     except ValueError:
         return None
     return number if math.isfinite(number) else None

@@ -1,7 +1,7 @@
 """Names of test scores: what they are of, how they are written, which way is better."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from statistics import mean, stdev
 from typing import NamedTuple
 
@@ -31,29 +31,29 @@ class Score(NamedTuple):
         return -1 if _LOWER_IS_BETTER.search(self.metric) else 1
 
     @property
-    def unit(self) -> str:
-        return "%" if self.is_share else ""
-
-    @property
     def title(self) -> str:
         """``target mIoU``, or the class."""
         role = f"{self.role.replace('_', ' ')}: " if self.role else ""
         return f"{role}{self.place} {self.item or written(self.metric)}".strip()
 
-    def under(self, role: str) -> "Score":
-        """The same score of other weights."""
-        return self._replace(role=role)
+    @property
+    def measured(self) -> str:
+        """The title with its unit."""
+        return f"{self.title} (%)" if self.is_share else self.title
 
-    def shown(self, value: float | None, digits: int = 1) -> str:
+    def shown(self, value: float | None) -> str:
         """A value as it stands in a table: shares in per cent."""
         if value is None:
             return "–"
-        return f"{100 * value:.{digits}f}" if self.is_share else f"{value:.4g}"
+        return f"{100 * value:.1f}" if self.is_share else f"{value:.4g}"
 
-    def change(self, value: float | None) -> str:
+    def spread(self, spread: "Spread") -> str:
+        """``50.1 ± 0.4``, or the single value."""
+        deviation = f" ± {self.shown(spread.deviation)}" if spread.deviation is not None else ""
+        return self.shown(spread.mean) + deviation
+
+    def change(self, value: float) -> str:
         """A difference with its sign, shares in points."""
-        if value is None:
-            return ""
         text = self.shown(abs(value))
         return text if float(text) == 0 else f"{'+' if value > 0 else '−'}{text}"
 
@@ -66,21 +66,12 @@ def parse(name: str) -> Score:
     return Score(role, place, parts[0], "/".join(parts[1:]))
 
 
-def by_name(scores: Mapping[str, float | None]) -> dict[Score, float | None]:
-    return {parse(name): value for name, value in scores.items()}
-
-
 def main_score(scores: Iterable[Score], objective: str | None) -> Score | None:
     """The objective if it was scored, else the field's own measure on the target, else the first of the run's."""
     own = [score for score in scores if not score.role and not score.item]
-    wanted = parse(objective) if objective else None
-    if wanted in own:
-        return wanted
-    for metric in _MAIN:
-        for place in ("target", ""):
-            if Score("", place, metric) in own:
-                return Score("", place, metric)
-    return own[0] if own else None
+    wanted = [parse(objective)] if objective else []
+    usual = (Score("", place, metric) for metric in _MAIN for place in ("target", ""))
+    return next((score for score in (*wanted, *usual, *own) if score in own), None)
 
 
 def written(metric: str) -> str:

@@ -6,7 +6,7 @@ from glob import escape
 from pathlib import Path
 
 from da_lightning.errors import UserError
-from da_lightning.files import write_text
+from da_lightning.files import read_mapping, write_text
 from da_lightning.reporting.runs import Run, find_runs, is_run, natural, read_yaml
 
 PLAN = "jobs.json"
@@ -23,15 +23,6 @@ def write_plan(sweep: Path, jobs: Sequence[Sequence[str]]) -> None:
     write_text(sweep / PLAN, json.dumps({str(number): list(words) for number, words in enumerate(jobs)}, indent=0))
 
 
-def read_plan(sweep: Path) -> dict[str, list[str]]:
-    """Overrides by job number; nothing for a sweep without a plan, like one of an earlier version."""
-    try:
-        plan = json.loads((sweep / PLAN).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return plan if isinstance(plan, dict) else {}
-
-
 def trees(sweep: Path) -> list[Path]:
     """``sweep`` and, of a sweep kept as ``multirun/<method>/<data>/<stamp>``, its parts for other methods and data."""
     places = sweep.absolute().parents
@@ -43,9 +34,8 @@ def trees(sweep: Path) -> list[Path]:
 
 def job_folders(sweep: Path) -> list[Path]:
     """Folders of the jobs that have begun, in their order."""
-    return sorted(
-        (job for tree in trees(sweep) for job in recorded_folders(tree)), key=lambda job: natural(Path(job.name))
-    )
+    jobs = (job for tree in trees(sweep) for job in recorded_folders(tree))
+    return sorted(jobs, key=lambda job: natural(job.name))
 
 
 def recorded_folders(folder: Path) -> Iterator[Path]:
@@ -78,9 +68,9 @@ def job_number(job: Path) -> str:
 
 
 def never_began(sweep: Path) -> dict[str, list[str]]:
-    """Planned jobs without a folder: overrides by number."""
+    """Planned jobs without a folder: overrides by number. A sweep of an earlier version has no plan."""
     begun = {job_number(job) for job in job_folders(sweep)}
-    return {number: words for number, words in read_plan(sweep).items() if number not in begun}
+    return {number: words for number, words in read_mapping(sweep / PLAN).items() if number not in begun}
 
 
 def without_results(sweep: Path) -> list[Path]:
@@ -88,18 +78,10 @@ def without_results(sweep: Path) -> list[Path]:
     return [job for job in job_folders(sweep) if not (job / "metrics.json").is_file()]
 
 
-def as_mapping(overrides: Sequence[str]) -> dict[str, str]:
-    """``method.portion=0.2`` by its key."""
-    pairs = (str(override).lstrip("+~").partition("=") for override in overrides)
-    return {key: value for key, _, value in pairs}
-
-
 def run_options(run: Run) -> dict[str, str]:
     """The overrides of a job, and its choices as one would type them."""
-    chosen = {
-        key: "null" if run.choices[key] is None else str(run.choices[key]) for key in CHOICES if key in run.choices
-    }
-    return {**run.overrides, **chosen}
+    chosen = {key: run.choices[key] for key in CHOICES if key in run.choices}
+    return {**run.overrides, **{key: "null" if name is None else str(name) for key, name in chosen.items()}}
 
 
 def differing_options(options: Iterable[Mapping[str, str]]) -> list[str]:

@@ -1,6 +1,6 @@
 """Tables as the template wants them, and how numbers are written in them."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from da_lightning.reporting.scores import Score, Spread
@@ -34,55 +34,57 @@ class Table:
     caption: str
     columns: Sequence[str]
     rows: Sequence[Sequence[Cell]]
-    note: str = ""
     is_sortable: bool = False
 
 
-@dataclass(frozen=True)
-class Strip:
-    """Single values as dots on a line, with their mean; places are in per cent of the line."""
-
-    label: str
-    dots: list[float]
-    mean: float
-    text: str
-    aside: str
-    style: str
+def titled_table(caption: str, rows: Sequence[Sequence[tuple[str, Cell]]], is_sortable: bool = False) -> Table:
+    """A table of rows, at least one, whose cells bring the titles of their columns."""
+    return Table(caption, [title for title, _ in rows[0]], [[cell for _, cell in row] for row in rows], is_sortable)
 
 
 def score_cell(score: Score, spread: Spread | None, aside: str = "", style: str = "") -> Cell:
-    if spread is None:
-        return Cell("–", style="faint")
-    deviation = f" ± {score.shown(spread.deviation)}" if spread.deviation is not None else ""
-    return Cell(score.shown(spread.mean) + deviation, spread.mean, aside, style)
+    return Cell(score.spread(spread), spread.mean, aside, style) if spread else Cell("–", style="faint")
 
 
-def change_cell(score: Score, change: float | None) -> Cell:
-    if change is None:
+def change_cell(score: Score, value: float | None, before: float | None) -> Cell:
+    """The difference between two values, in the colour of a gain or a loss."""
+    if value is None or before is None:
         return Cell("")
+    change = value - before
     text = score.change(change)
     return Cell(text, change, style="" if text[0] not in "+−" else "good" if change * score.sign > 0 else "bad")
 
 
-def tinted(rows: Iterable[Sequence[float | None]]) -> list[list[float | None]]:
-    """Each value's place between the smallest and the largest of all."""
-    rows = [list(row) for row in rows]
-    known = [value for row in rows for value in row if value is not None]
-    low, high = min(known, default=0.0), max(known, default=0.0)
-    width = (high - low) or 1.0
-    return [[None if value is None else round((value - low) / width, 2) for value in row] for row in rows]
+def tinted_rows(rows: Sequence[tuple[str, Sequence[tuple[str, float | None]]]]) -> list[list[Cell]]:
+    """Rows of texts and values after a name, tinted from the smallest value of all to the largest."""
+    known = [value for _, cells in rows for _, value in cells if value is not None]
+    low = min(known, default=0.0)
+    width = (max(known, default=0.0) - low) or 1.0
+    return [
+        [
+            Cell(name),
+            *(
+                Cell("–", style="faint") if v is None else Cell(text, v, tint=round((v - low) / width, 2))
+                for text, v in cells
+            ),
+        ]
+        for name, cells in rows
+    ]
+
+
+def cost_cells(seconds: float | None, megabytes: float | None) -> list[tuple[str, Cell]]:
+    """What a run took, under the titles of these columns."""
+    return [("time", Cell(duration(seconds), seconds)), ("peak memory", Cell(memory(megabytes), megabytes))]
 
 
 def duration(seconds: float | None) -> str:
     """``45 s``, ``4 min 49 s``, ``2 h 05 min``."""
     if seconds is None:
         return "–"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600:,} h {whole % 3600 // 60:02d} min"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+    return f"{minutes // 60:,} h {minutes % 60:02d} min"
 
 
 def memory(megabytes: float | None) -> str:

@@ -18,7 +18,8 @@ class Exportable:
         about: What a reader of the file needs to know, by name, in plain values.
         further: Further inputs by name, and how to draw them for a batch of some size, [B, ...].
         multiple: Sides of images are multiples of this.
-        size: The one (H, W) that images may have; ``None``: any from 32 pixels on.
+        smallest: Shortest side that images may have.
+        size: The one (H, W) that images may have; ``None``: any.
         is_sized: A file is for images of one size, which whoever writes it chooses.
     """
 
@@ -27,6 +28,7 @@ class Exportable:
     about: Mapping[str, Any]
     further: Mapping[str, Callable[[int], Tensor]] = field(default_factory=dict)
     multiple: int = 1
+    smallest: int = 32
     size: tuple[int, int] | None = None
     is_sized: bool = False
 

@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from da_lightning.config.left_behind import read_overrides, read_summary
-from da_lightning.config.resume import unfinished_stamp
+from da_lightning.config.resume import read_overrides, read_summary, unfinished_stamp
 from da_lightning.config.sweep_table import read_jobs
 from da_lightning.errors import UserError
 

@@ -17,10 +17,11 @@ from torch.nn import functional as F
 from torchvision.io import ImageReadMode, decode_image
 
 import da_lightning
+from da_lightning.arguments import checked_words
 from da_lightning.config.build import build
 from da_lightning.data.images import read_image
 from da_lightning.errors import CheckpointError, DataError, UserError
-from da_lightning.predict import _options, load_method, main, predict
+from da_lightning.predict import load_method, main, predict
 from da_lightning.segmentation.datasets import CamVid, ImageLabelFolder
 from da_lightning.training.module import AdaptationModule
 from da_lightning.translation.module import reflected
@@ -458,7 +459,7 @@ def test_words_become_options() -> None:
         "styles=3",
         "labels=null",
     ]
-    assert _options(words) == {
+    assert checked_words(predict, words, "predict") == {
         "checkpoint": "runs/epoch=3.ckpt",
         "input": "a,b (c)",
         "output": "0001",
@@ -467,9 +468,9 @@ def test_words_become_options() -> None:
         "labels": None,
     }
     with pytest.raises(UserError, match="'--styles' is no option: write name=value"):
-        _options([*words, "--styles"])
+        checked_words(predict, [*words, "--styles"], "predict")
     with pytest.raises(UserError, match=r"predict\.input, predict\.output must be set"):
-        _options(words[:1])
+        checked_words(predict, words[:1], "predict")
 
 
 def test_help_imports_nothing_heavy(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from da_lightning.errors import CheckpointError
 from da_lightning.training.losses import Gan, gan_loss
 from da_lightning.training.module import frozen
-from da_lightning.training.players import Backward, Batch, Player, Step, Term, Updates
+from da_lightning.training.players import Backward, Batch, Step, Term, Updates
 from da_lightning.translation.image_pool import ImagePool
 from da_lightning.translation.linear_decay import LinearDecayTranslation
 from da_lightning.translation.losses import l1
@@ -26,8 +26,6 @@ from da_lightning.translation.networks.initial_weights import Additive, initiali
 from da_lightning.translation.weights import load_weights
 
 FAKE, REAL = 0.0, 1.0
-
-"""By domain."""
 
 
 class CycleGAN(LinearDecayTranslation):
@@ -77,7 +75,6 @@ class CycleGAN(LinearDecayTranslation):
             return UnetGenerator(width, halvings) if generator == "unet" else ResnetGenerator(width, residuals)
 
         self.generators = nn.ModuleDict({domain: new_generator() for domain in DOMAINS})
-        """By the domain that they translate into."""
         self.discriminators = nn.ModuleDict({domain: PatchDiscriminator(discriminator_width) for domain in DOMAINS})
         self.pools = {domain: ImagePool(pool_size) for domain in DOMAINS}
         initialise(self, "normal")
@@ -86,16 +83,9 @@ class CycleGAN(LinearDecayTranslation):
         if init_from:
             self._load(Path(init_from))
 
-    def players(self) -> dict[str, Player]:
-        return {
-            "generator": self.player([self.generators], self.optimizer_options),
-            "discriminator": self.player(
-                [self.discriminators], self.discriminator_options, self.discriminator_schedule
-            ),
-        }
-
     def generate(self, image: Tensor, to: Domain, style: Tensor | None = None) -> Tensor:
-        return self.generators[to](image)
+        networks: Any = self.tested("generators")
+        return networks[to](image)
 
     def updates(self, batch: Batch) -> Updates:
         real = self.images(batch)

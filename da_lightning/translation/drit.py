@@ -1,5 +1,6 @@
 """DRIT++: Diverse Image-to-Image Translation via Disentangled Representations (Lee et al., ECCV 2018 and IJCV 2020)."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -90,7 +91,7 @@ class DRIT(LinearDecayTranslation):
     ) -> None:
         super().__init__(**options)
         self.save_hyperparameters()
-        self.refuse_accumulation("DRIT")
+        self.refuse_accumulation()
         self.concat, self.style_dim = concat, style_dim
         self.content_iters, self.content_lr_factor = content_iters, content_lr_factor
         self.content_clip_norm = content_clip_norm
@@ -115,19 +116,12 @@ class DRIT(LinearDecayTranslation):
             load_weights(self, init_from, official_state)
 
     def players(self) -> dict[str, Player]:
+        discriminator = self.discriminator_player(self.discriminators, self.random_discriminators)
         content = [Group(list(self.content_discriminator.parameters()), self.content_lr_factor)]
         return {
-            "generator": self.player(
-                [self.content_encoder, self.attribute_encoders, self.generator], self.optimizer_options
-            ),
-            "discriminator": self.player(
-                [self.discriminators, self.random_discriminators],
-                self.discriminator_options,
-                self.discriminator_schedule,
-            ),
-            "content_discriminator": Player(
-                content, self.discriminator_options, self.content_clip_norm, self.discriminator_schedule
-            ),
+            "generator": self.generator_player(self.content_encoder, self.attribute_encoders, self.generator),
+            "discriminator": discriminator,
+            "content_discriminator": replace(discriminator, groups=content, clip_norm=self.content_clip_norm),
         }
 
     # -- translation -------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -14,7 +15,8 @@ from da_lightning.seeds import mixed_seed
 from da_lightning.training.exportable import Exportable
 from da_lightning.training.module import AdaptationModule
 from da_lightning.training.optimizers import optimizer_options
-from da_lightning.training.schedules import Schedule, ScheduleOptions, make_schedule
+from da_lightning.training.players import Group, Player
+from da_lightning.training.schedules import ScheduleOptions, make_schedule
 from da_lightning.translation.metrics import INPUTS, PAIRS, DomainScores, Metric, metric_networks, score_name
 
 log = logging.getLogger(__name__)
@@ -43,6 +45,8 @@ def other(domain: Domain) -> Domain:
 class TranslationModule(AdaptationModule):
     """Translators between two domains. A subclass says how one image is translated (:meth:`generate`).
 
+    Losses call its networks; what translates for others calls ``tested`` of their names.
+
     Images are float32 RGB [B, 3, H, W] in [-1, 1].
 
     Args:
@@ -58,6 +62,10 @@ class TranslationModule(AdaptationModule):
         discriminator_schedule: Of the discriminators; ``None`` is as ``schedule``.
     """
 
+    generators: Any
+    """By the domain that they translate into; and"""
+    discriminators: Any
+    """by the domain that they judge, where a method has one each and :meth:`players` is not its own."""
     style_dim = 0
     """Length of a style code; 0 where an image has one translation."""
     num_domains = 2
@@ -89,10 +97,6 @@ class TranslationModule(AdaptationModule):
             metric: score_name(metric, features, features_from) for metric in self.metrics
         }
         self.objective = f"target/{self.score_names.get('fid', 'cycle_l1')}"
-
-    @property
-    def discriminator_schedule(self) -> Schedule:
-        return make_schedule(self._discriminator_schedule, self.max_iters, self.schedule)
 
     # -- what a method says ------------------------------------------------------------------------------------------
 
@@ -132,6 +136,23 @@ class TranslationModule(AdaptationModule):
         return Exportable(_Translator(self, to), "translation", about, further, self.stride)
 
     # -- training ----------------------------------------------------------------------------------------------------
+
+    def players(self) -> dict[str, Player]:
+        return {
+            "generator": self.generator_player(self.generators),
+            "discriminator": self.discriminator_player(self.discriminators),
+        }
+
+    def generator_player(self, *networks: nn.Module) -> Player:
+        """All parameters of ``networks``, under the options of generators."""
+        parameters = list(nn.ModuleList(networks).parameters())
+        return Player([Group(parameters)], self.optimizer_options, self.clip_norm, self.schedule)
+
+    def discriminator_player(self, *networks: nn.Module) -> Player:
+        """The same under those of discriminators."""
+        schedule = make_schedule(self._discriminator_schedule, self.max_iters, self.schedule)
+        player = self.generator_player(*networks)
+        return replace(player, optimizer=self.discriminator_options, schedule=schedule)
 
     def images(self, batch: dict[str, dict[str, Tensor]]) -> dict[Domain, Tensor]:
         """The images of a training batch by domain.

@@ -75,7 +75,7 @@ class StarGAN(LinearDecayTranslation):
     ) -> None:
         super().__init__(**options)
         self.save_hyperparameters()
-        self.refuse_accumulation("StarGAN")
+        self.refuse_accumulation()
         self.classification_weight, self.reconstruction_weight = classification_weight, reconstruction_weight
         self.penalty_weight, self.critic_steps = penalty_weight, critic_steps
         self.stride = 2**halvings if generator == "unet" else 4
@@ -92,8 +92,8 @@ class StarGAN(LinearDecayTranslation):
 
     def players(self) -> dict[str, Player]:
         return {
-            "generator": self.player([self.generator], self.optimizer_options),
-            "discriminator": self.player([self.discriminator], self.discriminator_options, self.discriminator_schedule),
+            "generator": self.generator_player(self.generator),
+            "discriminator": self.discriminator_player(self.discriminator),
         }
 
     def generate(self, image: Tensor, to: Domain | int | Tensor, style: Tensor | None = None) -> Tensor:

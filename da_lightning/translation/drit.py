@@ -127,11 +127,14 @@ class DRIT(LinearDecayTranslation):
     # -- translation -------------------------------------------------------------------------------------------------
 
     def generate(self, image: Tensor, to: Domain, style: Tensor | None) -> Tensor:
-        return self.generator(self.content_encoder(image, other(to)), style, to)
+        return self.tested("generator")(self.tested("content_encoder")(image, other(to)), style, to)
 
     def encode_style(self, image: Tensor, domain: Domain) -> Tensor:
         """The mean of the attribute code (official code draws from its distribution, at test time too)."""
-        code = self.attribute_encoders[domain](image)
+        return self._mean_style(self.tested("attribute_encoders"), image, domain)
+
+    def _mean_style(self, encoders: Any, image: Tensor, domain: Domain) -> Tensor:
+        code = encoders[domain](image)
         return code[0] if self.concat else code
 
     # -- training ----------------------------------------------------------------------------------------------------
@@ -166,8 +169,8 @@ class DRIT(LinearDecayTranslation):
         styles_again, _ = self._styles(translations)
         for domain in DOMAINS:
             cycle = self.generator(contents_again[domain], styles_again[domain], domain)
-            with frozen(self.discriminators, self.content_discriminator):
-                adversarial = generator_loss(self.discriminators[domain], translations[domain], "vanilla")
+            adversarial = generator_loss(self.discriminators[domain], translations[domain], "vanilla")
+            with frozen(self.content_discriminator):
                 confusion = gan_loss(self.content_discriminator(contents[domain]), 0.5, "vanilla")
             terms |= {
                 f"adversarial_{domain}": Term(adversarial, self.adversarial_weight),
@@ -245,9 +248,9 @@ class DRIT(LinearDecayTranslation):
     def _random_terms(self, random: dict[Domain, tuple[Tensor, ...]], drawn: list[Tensor]) -> dict[str, Term]:
         terms = {}
         for domain in DOMAINS:
-            with frozen(self.random_discriminators, self.attribute_encoders):
-                losses = [generator_loss(self.random_discriminators[domain], f, "vanilla") for f in random[domain]]
-                regressed = self.encode_style(random[domain][0], domain)
+            losses = [generator_loss(self.random_discriminators[domain], fake, "vanilla") for fake in random[domain]]
+            with frozen(self.attribute_encoders):
+                regressed = self._mean_style(self.attribute_encoders, random[domain][0], domain)
             terms[f"random_adversarial_{domain}"] = Term(torch.stack(losses).sum(), self.adversarial_weight)
             terms[f"regression_{domain}"] = Term(l1(regressed, drawn[0]), self.regression_weight)
             if self.mode_seeking_weight:

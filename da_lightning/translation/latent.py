@@ -7,7 +7,6 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from da_lightning.training.losses import Gan
-from da_lightning.training.module import frozen
 from da_lightning.training.players import Backward, Batch, Step, Term, Updates
 from da_lightning.training.schedules import steps
 from da_lightning.translation.losses import discriminator_loss, generator_loss, l1
@@ -124,8 +123,7 @@ class LatentTranslation(TranslationModule):
     def _generator_terms(self, images: ByDomain, forward: Forward) -> dict[str, Term]:
         terms = {}
         for domain in DOMAINS:
-            with frozen(self.discriminators):
-                adversarial = generator_loss(self.discriminators[domain], forward.translations[domain], self.gan)
+            adversarial = generator_loss(self.discriminators[domain], forward.translations[domain], self.gan)
             terms[f"adversarial_{domain}"] = Term(adversarial, self.adversarial_weight)
             reconstruction = l1(forward.reconstructions[domain], images[domain])
             terms[f"reconstruction_{domain}"] = Term(reconstruction, self.reconstruction_weight)

@@ -1,7 +1,7 @@
 """What all translation methods share: translating any image, test scores, pictures."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -133,7 +133,8 @@ class TranslationModule(AdaptationModule):
         """Translations into ``to``, RGB in [0, 1]; where there are styles, under the further input ``style``."""
         further = {"style": lambda count: torch.randn(count, self.style_dim)} if self.style_dim else {}
         about = {**ABOUT, "to": to, "style_dim": self.style_dim}
-        return Exportable(_Translator(self, to), "translation", about, further, self.stride)
+        translator = Translator(self, lambda image, style: self.generate(image, to, style))
+        return Exportable(translator, "translation", about, further, self.stride)
 
     # -- training ----------------------------------------------------------------------------------------------------
 
@@ -257,18 +258,15 @@ class TranslationModule(AdaptationModule):
         return [as_uint8(column) for column in columns]
 
 
-class _Translator(nn.Module):
-    def __init__(self, module: TranslationModule, to: Domain) -> None:
+class Translator(nn.Module):
+    """What ``generate`` of ``module`` makes of an image in [0, 1] and a further input; values beyond are clamped."""
+
+    def __init__(self, module: TranslationModule, generate: Callable[[Tensor, Any], Tensor]) -> None:
         super().__init__()
-        self.module, self.to_domain = module, to
+        self.module, self.generate = module, generate
 
-    def forward(self, image: Tensor, style: Tensor | None = None) -> Tensor:
-        return as_unit(self.module.generate(image * 2 - 1, self.to_domain, style))
-
-
-def as_unit(image: Tensor) -> Tensor:
-    """Images in [-1, 1] in [0, 1]; values beyond are clamped, as in files."""
-    return ((image + 1) / 2).clamp(0, 1)
+    def forward(self, image: Tensor, further: Tensor | None = None) -> Tensor:
+        return ((self.generate(image * 2 - 1, further) + 1) / 2).clamp(0, 1)
 
 
 def dithered(image: Tensor, generator: torch.Generator | None = None) -> Tensor:

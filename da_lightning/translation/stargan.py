@@ -15,7 +15,7 @@ from da_lightning.training.module import frozen
 from da_lightning.training.players import Backward, Batch, Player, Step, Term, Updates
 from da_lightning.translation.linear_decay import LinearDecayTranslation
 from da_lightning.translation.losses import l1
-from da_lightning.translation.module import ABOUT, DOMAINS, Domain, as_unit
+from da_lightning.translation.module import ABOUT, DOMAINS, Domain, Translator
 from da_lightning.translation.networks.cyclegan import GeneratorName
 from da_lightning.translation.networks.initial_weights import Additive
 from da_lightning.translation.networks.stargan import (
@@ -99,13 +99,13 @@ class StarGAN(LinearDecayTranslation):
     def generate(self, image: Tensor, to: Domain | int | Tensor, style: Tensor | None = None) -> Tensor:
         """Translate ``image`` into one domain, by name or number, or each sample into its own: ``to`` int64 [B]."""
         number = torch.as_tensor(DOMAINS.index(to) if isinstance(to, str) else to, device=image.device)
-        return self.generator(image, number.expand(len(image)))
+        return self.tested("generator")(image, number.expand(image.shape[0]))  # len() would be fixed in exports
 
     def exportable(self) -> Exportable:  # type: ignore[override]  # where to is an input
         """Translations into domains by number, the further input ``domain`` int64 [B]; RGB in [0, 1]."""
         count = self.num_domains
         return Exportable(
-            _StarTranslator(self.generator),
+            Translator(self, self.generate),
             "translation",
             {**ABOUT, "num_domains": count},
             {"domain": lambda batch: torch.randint(count, (batch,))},
@@ -161,15 +161,6 @@ class StarGAN(LinearDecayTranslation):
         for file in files:
             network = {"G": self.generator, "D": self.discriminator}.get(file.stem.rpartition("-")[2], self)
             load_weights(network, file, official_state)
-
-
-class _StarTranslator(nn.Module):
-    def __init__(self, generator: nn.Module) -> None:
-        super().__init__()
-        self.generator = generator
-
-    def forward(self, image: Tensor, domain: Tensor) -> Tensor:
-        return as_unit(self.generator(image * 2 - 1, domain))
 
 
 def _domains(sample: dict[str, Tensor], default: int) -> Tensor:

@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from da_lightning.errors import CheckpointError
 from da_lightning.training.checkpoints import read_checkpoint
-from da_lightning.training.weights import check_children
+from da_lightning.training.weights import check_children, tested_weights
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ def load_weights(module: nn.Module, path: str | Path, official: Callable[[Mappin
         CheckpointError: An unreadable file, missing or surplus names, or other shapes; ``module`` is then untouched.
     """
     content = read_checkpoint(path)
-    state = content["state_dict"] if isinstance(content.get("state_dict"), Mapping) else official(content)
+    state = tested_weights(content) if isinstance(content.get("state_dict"), Mapping) else official(content)
     own = check_children(module, state, path)
     stored: dict[int, Tensor] = {}
     for name, value in own.items():  # layers that two networks share have a name in each
@@ -71,10 +71,11 @@ def nvlabs_state(content: Mapping[str, Any]) -> State:
         content = {f"{kind}_{domain}.{name}": value for domain in "ab" for name, value in content[domain].items()}
     # Statistics of instance norms, in old files, and what stands in for them in adaptive norms; neither is ever used.
     kept = {name: value for name, value in content.items() if not re.search(r"\.norm\.running_(mean|var)$", name)}
-    return {_renamed(name): value for name, value in kept.items()}
+    return {renamed(name, _NVLABS): value for name, value in kept.items()}
 
 
-def _renamed(name: str) -> str:
-    for pattern, replacement in _NVLABS:
+def renamed(name: str, patterns: Sequence[tuple[str, Any]]) -> str:
+    """``name`` after ``re.sub`` by each pair of ``patterns``, one after another."""
+    for pattern, replacement in patterns:
         name = re.sub(pattern, replacement, name)
     return name

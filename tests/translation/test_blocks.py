@@ -213,7 +213,7 @@ def test_discriminator_scales_see_halved_images() -> None:
 def test_discriminator_names_the_smallest_image(scales: int, layers: int, smallest: int) -> None:
     judge = MultiScaleDiscriminator(width=2, scales=scales, layers=layers)
     assert len(judge(torch.zeros(1, 3, smallest, smallest))) == scales
-    with pytest.raises(UserError, match=f"at least {smallest} pixels"):
+    with pytest.raises(UserError, match=f"at least {smallest}x{smallest} pixels"):
         judge(torch.zeros(1, 3, smallest - 1, 99))
 
 

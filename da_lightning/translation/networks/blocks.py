@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from da_lightning.errors import UserError
 from da_lightning.translation.networks import fast_blocks
 from da_lightning.translation.networks.fast_blocks import faster_on_cpu
 
@@ -52,6 +53,21 @@ def upsample_conv(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 def add(x: Tensor, y: Tensor) -> Tensor:
     """The sum at the end of a skip connection."""
     return x + y
+
+
+def beside(maps: Tensor, code: Tensor) -> Tensor:
+    """A ``code`` [B, D] laid beside each position of ``maps`` [B, C, H, W]: [B, C + D, H, W]."""
+    return torch.cat([maps, code[..., None, None].expand(-1, -1, *maps.shape[-2:]).to(maps.dtype)], dim=1)
+
+
+def check_sides(image: Tensor, smallest: tuple[int, int], *options: str) -> None:
+    """Raise a UserError where ``image`` is below ``smallest`` (H, W), which lower ``options`` would lower."""
+    sides = tuple(image.shape[-2:])
+    if sides[0] < smallest[0] or sides[1] < smallest[1]:
+        raise UserError(
+            f"Expected images of at least {smallest[0]}x{smallest[1]} pixels for the discriminator, but found "
+            f"{sides[0]}x{sides[1]}: {' or '.join(('enlarge the crop', *(f'lower {option}' for option in options)))}."
+        )
 
 
 class ConvBlock(nn.Module):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from da_lightning.errors import UserError
-from da_lightning.translation.networks.blocks import instance_norm
+from da_lightning.translation.networks.blocks import check_sides, instance_norm
 
 GeneratorName = Literal["resnet", "unet"]
 
@@ -93,11 +93,7 @@ class PatchDiscriminator(nn.Sequential):
         super().__init__(*layers, nn.Conv2d(8 * width, 1, 4, padding=1))
 
     def forward(self, image: Tensor) -> Tensor:
-        if min(image.shape[-2:]) < 24:
-            raise UserError(
-                f"Expected at least 24x24 pixels for the discriminator, but found {tuple(image.shape[-2:])}; "
-                "enlarge the images."
-            )
+        check_sides(image, (24, 24))
         return super().forward(image)
 
 

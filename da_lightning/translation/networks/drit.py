@@ -3,7 +3,6 @@
 Content codes are [B, C, H / 4, W / 4], attribute codes [B, style_dim].
 """
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,7 +11,9 @@ from torch import Tensor, nn
 
 from da_lightning.errors import UserError
 from da_lightning.translation.module import DOMAINS, Domain
+from da_lightning.translation.networks.blocks import beside
 from da_lightning.translation.networks.cyclegan import InstanceNorm, residual_block
+from da_lightning.translation.weights import renamed
 
 SLOPE = 0.01
 """Of every leaky ReLU but those of the attribute encoder."""
@@ -103,7 +104,7 @@ class ConcatGenerator(nn.Module):
         """RGB in -1..1."""
         maps = self.shared(content)
         for stage in self.stages[to].children():
-            maps = stage(_beside(maps, style))
+            maps = stage(beside(maps, style))
         return maps
 
 
@@ -173,7 +174,7 @@ def initialise_convolutions(network: nn.Module) -> None:
             nn.init.normal_(module.weight, std=0.02)
 
 
-_RENAMED: tuple[tuple[str, Any], ...] = (
+_RENAMED: list[tuple[str, Any]] = [
     (r"\.Diss\.(.*)\.model\.1", r".Diss.\1.conv"),
     (r"\.model(?=\.)", ""),
     (r"^enc_c\.conv_share", "content_encoder.shared"),
@@ -189,7 +190,8 @@ _RENAMED: tuple[tuple[str, Any], ...] = (
     (r"^dis(A|B)2\.Diss", r"random_discriminators.\1.scales"),
     (r"\.[Aa]\.", ".source."),
     (r"\.[Bb]\.", ".target."),
-)
+]
+"""Names in the official code, and ours, applied in this order."""
 
 
 def official_state(content: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -198,9 +200,7 @@ def official_state(content: Mapping[str, Any]) -> dict[str, Tensor]:
     state = {}
     for network in networks:
         for official, value in content[network].items():
-            name = f"{network}.{official}"
-            for pattern, replacement in _RENAMED:
-                name = re.sub(pattern, replacement, name)
+            name = renamed(f"{network}.{official}", _RENAMED)
             state[name] = value.flatten() if value.ndim == 3 else value  # layer norms are of shape [C, 1, 1]
     return state
 
@@ -240,8 +240,8 @@ class _MixingBlock(nn.Module):
         self.conv1, self.blk1, self.conv2, self.blk2 = convolution(), mixer(), convolution(), mixer()
 
     def forward(self, maps: Tensor, code: Tensor) -> Tensor:
-        mixed = self.blk1(_beside(self.conv1(maps), code))
-        return maps + self.blk2(_beside(self.conv2(mixed), code))
+        mixed = self.blk1(beside(self.conv1(maps), code))
+        return maps + self.blk2(beside(self.conv2(mixed), code))
 
 
 def _halving(channels: int) -> nn.Module:
@@ -253,7 +253,3 @@ def _doubling(channels: int, narrower: int) -> nn.Module:
     convolution = nn.ConvTranspose2d(channels, narrower, 3, stride=2, padding=1, output_padding=1)
     # One group is layer norm over channels and positions, with a scale and a shift a channel.
     return nn.Sequential(convolution, nn.GroupNorm(1, narrower), nn.ReLU())
-
-
-def _beside(maps: Tensor, code: Tensor) -> Tensor:
-    return torch.cat([maps, code[..., None, None].expand(-1, -1, *maps.shape[-2:]).to(maps.dtype)], dim=1)

@@ -7,7 +7,6 @@ import torch
 from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 
-from da_lightning.errors import CheckpointError
 from da_lightning.training.losses import Gan, gan_loss
 from da_lightning.training.module import frozen
 from da_lightning.training.players import Backward, Batch, Step, Term, Updates
@@ -23,7 +22,7 @@ from da_lightning.translation.networks.cyclegan import (
     official_state,
 )
 from da_lightning.translation.networks.initial_weights import Additive, initialise
-from da_lightning.translation.weights import load_weights
+from da_lightning.translation.weights import load_weights, weight_files
 
 FAKE, REAL = 0.0, 1.0
 
@@ -149,12 +148,7 @@ class CycleGAN(LinearDecayTranslation):
             self.pools[domain].images = list(images[self.global_rank % len(images)])
 
     def _load(self, path: Path) -> None:
-        files = sorted(path.glob("latest_net_*.pth")) if path.is_dir() else [path]
-        if not files:
-            raise CheckpointError(
-                f"Expected latest_net_G_A.pth and the like in {path}, found none: give another folder."
-            )
-        for file in files:
+        for file in weight_files(path, "latest_net_*.pth", "latest_net_G_A.pth"):
             _, found, part = file.stem.rpartition("_net_")
             if not found:
                 load_weights(self, file, dict)

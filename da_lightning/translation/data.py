@@ -161,12 +161,8 @@ class Augmentation:
         # On small images v2.RandomAffine takes longer than reading and resizing them.
         strengths = [*self.affine.values(), self.affine["translate"]]
         degrees, shear, scale, right, down = ((2 * torch.rand(5) - 1) * torch.tensor(strengths)).tolist()
-        (height, width), zoom = image.shape[1:], 1 / (1 + scale)
-        cosine, sine, skew = (
-            math.cos(math.radians(degrees)),
-            math.sin(math.radians(degrees)),
-            math.tan(math.radians(shear)),
-        )
+        (height, width), zoom, angle = image.shape[1:], 1 / (1 + scale), math.radians(degrees)
+        cosine, sine, skew = math.cos(angle), math.sin(angle), math.tan(math.radians(shear))
         rows = [
             [zoom * cosine, zoom * (skew * cosine - sine) * height / width, 2 * right],
             [zoom * sine * width / height, zoom * (skew * sine + cosine), 2 * down],
@@ -212,24 +208,22 @@ class TrainingView(_View, views.TrainingView):
             return super().sizes()
         shortest = self.resize.size[0] if self.resize.size and len(self.resize.size) == 1 else 0
         for size in set() if max(crop) <= shortest else super().sizes():
-            if size[0] < crop[0] or size[1] < crop[1]:
-                raise DataError(_too_small("A training image", size, crop))
+            self._check_size("A training image", size)
         return {(crop[0], crop[1])}
 
     def item(self, index: int) -> Item:
         item = super().item(index)
-        sides, crop = item["image"].shape[1:], self.augment.crop_size
-        if crop is not None and (sides[0] < crop[0] or sides[1] < crop[1]):
-            raise DataError(_too_small(self.dataset.name(index), (sides[0], sides[1]), crop))
+        self._check_size(self.dataset.name(index), item["image"].shape[1:])
         return item
+
+    def _check_size(self, name: str, size: Sequence[int]) -> None:
+        crop = self.augment.crop_size
+        if crop is not None and (size[0] < crop[0] or size[1] < crop[1]):
+            raise DataError(
+                f"{name} is {size[1]}x{size[0]} after resizing, smaller than the crop of {crop[1]}x{crop[0]}: raise "
+                "data.image_size or lower data.crop_size."
+            )
 
 
 class EvaluationView(_View, views.EvaluationView):
     """Resized images, addressed by index."""
-
-
-def _too_small(name: str, size: Sequence[int], crop: Sequence[int]) -> str:
-    return (
-        f"{name} is {size[1]}x{size[0]} after resizing, smaller than the crop of {crop[1]}x{crop[0]}: raise "
-        "data.image_size or lower data.crop_size."
-    )

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -45,11 +45,11 @@ class DomainScores:
     def __init__(self, networks: Mapping[Metric, nn.Module], device: torch.device, inputs: int = INPUTS) -> None:
         self.networks, self.inputs = networks, inputs if "lpips" in networks else 0
         self.cycle = _mean(device)
-        self.distances: dict[Metric, FrechetInceptionDistance | KernelInceptionDistance] = {}
-        if "fid" in networks:
-            self.distances["fid"] = FrechetInceptionDistance(_Features(networks["fid"])).to(device)
-        if "kid" in networks:
-            self.distances["kid"] = _KernelDistance(_Features(networks["kid"])).to(device)
+        self.distances = {
+            metric: kind(_Features(networks[metric])).to(device)
+            for metric, kind in _DISTANCES.items()
+            if metric in networks
+        }
         self.diversity = _mean(device)
 
     def add(self, images: Tensor, real: bool) -> None:
@@ -149,6 +149,9 @@ class _KernelDistance(KernelInceptionDistance):
     def compute(self) -> tuple[Tensor, Tensor]:
         self.subset_size = min(1000, *(len(dim_zero_cat(state)) for state in (self.real_features, self.fake_features)))
         return super().compute()
+
+
+_DISTANCES: dict[Metric, type[Any]] = {"fid": FrechetInceptionDistance, "kid": _KernelDistance}
 
 
 def _mean(device: torch.device) -> MeanMetric:

@@ -9,7 +9,6 @@ from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from da_lightning.errors import CheckpointError
 from da_lightning.training.exportable import Exportable
 from da_lightning.training.module import frozen
 from da_lightning.training.players import Backward, Batch, Player, Step, Term, Updates
@@ -24,7 +23,7 @@ from da_lightning.translation.networks.stargan import (
     StarUnetGenerator,
     official_state,
 )
-from da_lightning.translation.weights import load_weights
+from da_lightning.translation.weights import load_weights, weight_files
 
 
 class StarGAN(LinearDecayTranslation):
@@ -152,15 +151,10 @@ class StarGAN(LinearDecayTranslation):
         return (slope.flatten(1).norm(dim=1) - 1).square().mean()
 
     def _load(self, path: Path) -> None:
-        files = [path]
-        if path.is_dir():
-            latest = [sorted(path.glob(f"*-{part}.ckpt"), key=_iteration)[-1:] for part in ("G", "D")]
-            files = [file for files in latest for file in files]
-        if not files:
-            raise CheckpointError(f"Expected 200000-G.ckpt and the like in {path}, found none: give another folder.")
-        for file in files:
-            network = {"G": self.generator, "D": self.discriminator}.get(file.stem.rpartition("-")[2], self)
-            load_weights(network, file, official_state)
+        files = sorted(weight_files(path, "*-[DG].ckpt", "200000-G.ckpt"), key=_iteration)
+        latest = {file.stem.rpartition("-")[2]: file for file in files}
+        for part, file in sorted(latest.items(), reverse=True):  # the generator first
+            load_weights({"G": self.generator, "D": self.discriminator}.get(part, self), file, official_state)
 
 
 def _domains(sample: dict[str, Tensor], default: int) -> Tensor:

@@ -42,6 +42,18 @@ def load_weights(module: nn.Module, path: str | Path, official: Callable[[Mappin
     logger.info("Loaded the %s of %s from %s.", " and the ".join(children), type(module).__name__, path)
 
 
+def weight_files(path: Path, pattern: str, example: str) -> list[Path]:
+    """The file ``path``, or those of ``pattern`` in that folder.
+
+    Raises:
+        CheckpointError: A folder without any.
+    """
+    files = sorted(path.glob(pattern)) if path.is_dir() else [path]
+    if not files:
+        raise CheckpointError(f"Expected {example} and the like in {path}, found none: give another folder.")
+    return files
+
+
 _NVLABS: list[tuple[str, Any]] = [
     (r"^gen_a\.", "generators.source."),
     (r"^gen_b\.", "generators.target."),

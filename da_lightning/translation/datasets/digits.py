@@ -9,7 +9,7 @@ import torch
 
 from da_lightning.errors import DataError
 from da_lightning.reading import open_file
-from da_lightning.translation.datasets.base import ImageDataset
+from da_lightning.translation.datasets.base import ImageDataset, thinned
 
 _LARGEST = 2**34  # bytes of all arrays of a file, whose content may be packed a thousandfold
 
@@ -42,12 +42,8 @@ class Digits(ImageDataset):
         limit: int | None = None,
     ) -> None:
         path = Path(root).expanduser() / file
-        self.stem, self.labelled, self.centred_in, self.inverted_copies = (
-            path.stem,
-            labelled,
-            centred_in,
-            inverted_copies,
-        )
+        self.stem, self.labelled = path.stem, labelled
+        self.centred_in, self.inverted_copies = centred_in, inverted_copies
         arrays = _read(path, ("images", "labels") if labelled else ("images",))
         images, labels = arrays["images"], arrays.get("labels")
         if images.dtype != np.uint8 or images.ndim not in (3, 4) or images.shape[3:] not in ((), (3,)):
@@ -67,8 +63,7 @@ class Digits(ImageDataset):
                 f"The digits in {path} are {images.shape[2]}x{images.shape[1]}, larger than a frame of {centred_in}: "
                 "raise centred_in."
             )
-        kept = np.arange(len(images)) if limit is None else np.arange(limit) * len(images) // limit
-        self.indices = np.unique(kept)
+        self.indices = thinned(range(len(images)), limit)
         self.images, self.labels = images, labels
         content = blake2b(np.ascontiguousarray(images).data, digest_size=8).hexdigest()  # names are numbers
         self.details = {"images": content, "centred_in": centred_in}
@@ -88,8 +83,7 @@ class Digits(ImageDataset):
     def __getitem__(self, index: int) -> dict[str, Any]:
         copy, place = divmod(index, len(self.indices))
         image = self.images[self.indices[place]]
-        if self.centred_in is not None:
-            image = centred(image, self.centred_in)
+        image = image if self.centred_in is None else centred(image, self.centred_in)
         image = 255 - image if copy else image
         image = np.repeat(image[..., None], 3, -1) if image.ndim == 2 else image
         item = {"image": torch.tensor(image).permute(2, 0, 1)}

@@ -3,6 +3,7 @@
 A function under ``@faster_on_cpu`` is what is computed; on a CPU, :mod:`.fast_blocks` computes it another way.
 """
 
+from collections import OrderedDict
 from typing import Literal
 
 import torch
@@ -13,7 +14,6 @@ from da_lightning.errors import UserError
 from da_lightning.translation.networks import fast_blocks
 from da_lightning.translation.networks.fast_blocks import faster_on_cpu
 
-Norm = Literal["none", "instance", "layer"]
 Activation = Literal["none", "relu", "leaky_relu", "tanh"]
 
 
@@ -74,9 +74,8 @@ class ConvBlock(nn.Module):
     """Reflect padding, convolution with bias, norm, activation: [B, C, H, W] -> [B, out, ...].
 
     Args:
-        norm: ``instance`` (see :func:`instance_norm`), ``layer`` (:class:`LayerNorm`) or ``none``.
+        is_normed: By :func:`instance_norm`.
         slope: Of ``leaky_relu``.
-        upsample: Doubles height and width before the convolution, whose kernel is then 5 (:class:`UpsampleConv`).
     """
 
     def __init__(
@@ -85,20 +84,15 @@ class ConvBlock(nn.Module):
         out_channels: int,
         kernel: int,
         stride: int = 1,
-        norm: Norm = "none",
+        is_normed: bool = False,
         activation: Activation = "relu",
         slope: float = 0.2,
-        upsample: bool = False,
     ) -> None:
         super().__init__()
-        self.conv: nn.Conv2d = (
-            UpsampleConv(in_channels, out_channels)
-            if upsample
-            else ReflectConv(in_channels, out_channels, kernel, stride, (kernel - 1) // 2, padding_mode="reflect")
-        )
-        self.norm = LayerNorm(out_channels) if norm == "layer" else None
-        self.is_instance_normed = norm == "instance"
-        if self.is_instance_normed and self.conv.bias is not None:
+        padding = (kernel - 1) // 2
+        self.conv = ReflectConv(in_channels, out_channels, kernel, stride, padding, padding_mode="reflect")
+        self.is_normed = is_normed
+        if is_normed and self.conv.bias is not None:
             # The norm takes this bias out again; Adam would turn the rounding that is its gradient into full steps.
             self.conv.bias.register_hook(torch.zeros_like)
         self.activation = {
@@ -111,11 +105,15 @@ class ConvBlock(nn.Module):
     def forward(self, x: Tensor, affine: Tensor | None = None) -> Tensor:
         """``affine`` [B, 2, out]: shift and scale of each sample after an instance norm (AdaIN), in this order."""
         x = self.conv(x)
-        if self.is_instance_normed:
-            x = instance_norm(x, affine)
-        elif self.norm is not None:
-            x = self.norm(x)
-        return self.activation(x)
+        return self.activation(instance_norm(x, affine) if self.is_normed else x)
+
+
+class UpsampleBlock(nn.Sequential):
+    """Upsampling, layer norm and ReLU: [B, C, H, W] -> [B, C / 2, 2H, 2W]."""
+
+    def __init__(self, channels: int) -> None:
+        conv, norm = UpsampleConv(channels, channels // 2), LayerNorm(channels // 2)
+        super().__init__(OrderedDict(conv=conv, norm=norm, activation=nn.ReLU(inplace=True)))
 
 
 class ResidualBlock(nn.Module):
@@ -124,7 +122,7 @@ class ResidualBlock(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.layers = nn.ModuleList(
-            ConvBlock(width, width, 3, norm="instance", activation=activation) for activation in ("relu", "none")
+            ConvBlock(width, width, 3, is_normed=True, activation=activation) for activation in ("relu", "none")
         )
 
     def forward(self, x: Tensor, affine: Tensor | None = None) -> Tensor:

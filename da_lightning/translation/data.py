@@ -103,9 +103,8 @@ class UnpairedImages(SourceTargetDataModule):
     @property
     def facts(self) -> DataFacts:
         size = self.training_sizes.get("target") or self.target_view[0, 0]["image"].shape[1:]
-        return DataFacts(
-            image_size=(size[0], size[1]), num_domains=getattr(self.target_view.dataset, "num_domains", None)
-        )
+        num_domains = getattr(self.target_view.dataset, "num_domains", None)
+        return DataFacts(image_size=(size[0], size[1]), num_domains=num_domains)
 
     @property
     def training_sizes(self) -> dict[str, tuple[int, int]]:
@@ -124,17 +123,12 @@ class UnpairedImages(SourceTargetDataModule):
 def tell_of_pairs(source: Images | None, target: Images) -> None:
     """Say whether halves of one aligned file are in both domains."""
     if isinstance(source, AlignedImages) and isinstance(target, AlignedImages):
-        shared = {path for _, path in source.files} & {path for _, path in target.files}
-        if shared:
-            log.warning(
-                "Both halves of %d aligned files are in training: pairs, though never shown as such.", len(shared)
-            )
+        if shared := {path for _, path in source.files} & {path for _, path in target.files}:
+            message = "Both halves of %d aligned files are in training: pairs, though never shown as such."
+            log.warning(message, len(shared))
         else:
-            log.info(
-                "Source takes %d aligned files and target %d others: no image has its pair in the other domain.",
-                len(source),
-                len(target),
-            )
+            message = "Source takes %d aligned files and target %d others: no image has its pair in the other domain."
+            log.info(message, len(source), len(target))
 
 
 class Augmentation:

@@ -169,6 +169,7 @@ class DRIT(LinearDecayTranslation):
         styles_again, _ = self._styles(translations)
         for domain in DOMAINS:
             cycle = self.generator(contents_again[domain], styles_again[domain], domain)
+            reconstruction = l1(reconstructions[domain], images[domain])
             adversarial = generator_loss(self.discriminators[domain], translations[domain], "vanilla")
             with frozen(self.content_discriminator):
                 confusion = gan_loss(self.content_discriminator(contents[domain]), 0.5, "vanilla")
@@ -177,9 +178,7 @@ class DRIT(LinearDecayTranslation):
                 f"content_{domain}": Term(confusion, self.content_weight),
                 f"content_kl_{domain}": Term(mean_square(contents[domain]), self.kl_weight),
                 f"cycle_{domain}": Term(l1(cycle, images[domain]), self.cycle_weight),
-                f"reconstruction_{domain}": Term(
-                    l1(reconstructions[domain], images[domain]), self.reconstruction_weight
-                ),
+                f"reconstruction_{domain}": Term(reconstruction, self.reconstruction_weight),
             }
         yield Backward("generator", terms)
         yield Step("generator")
@@ -193,10 +192,8 @@ class DRIT(LinearDecayTranslation):
         count = len(images["source"]) // 2
         if count == 0:
             raise UserError("Expected at least two images of each domain in a batch for DRIT: raise data.batch_size.")
-        return (
-            {domain: image[:count] for domain, image in images.items()},
-            {domain: image[count : 2 * count] for domain, image in images.items()},
-        )
+        first, second = slice(count), slice(count, 2 * count)
+        return {d: image[first] for d, image in images.items()}, {d: image[second] for d, image in images.items()}
 
     def _contents(self, images: ByDomain) -> ByDomain:
         return {domain: self.content_encoder(images[domain], domain) for domain in DOMAINS}
@@ -218,13 +215,9 @@ class DRIT(LinearDecayTranslation):
 
     def _random_translations(self, contents: ByDomain, drawn: list[Tensor]) -> dict[Domain, tuple[Tensor, ...]]:
         """For each of ``drawn``, the images that have it as attribute code and content from the other domain."""
-        count = len(drawn)
-        return {
-            domain: self.generator(contents[other(domain)].repeat(count, 1, 1, 1), torch.cat(drawn), domain).chunk(
-                count
-            )
-            for domain in DOMAINS
-        }
+        repeated = {domain: content.repeat(len(drawn), 1, 1, 1) for domain, content in contents.items()}
+        styles = torch.cat(drawn)
+        return {d: self.generator(repeated[other(d)], styles, d).chunk(len(drawn)) for d in DOMAINS}
 
     def _content_terms(self, contents: ByDomain) -> dict[str, Term]:
         return {
@@ -238,10 +231,9 @@ class DRIT(LinearDecayTranslation):
         terms = {}
         for domain in DOMAINS:
             own, second = self.discriminators[domain], self.random_discriminators[domain]
-            terms[f"adversarial_{domain}"] = Term(
-                discriminator_loss(own, images[domain], translations[domain], "vanilla")
-            )
+            loss = discriminator_loss(own, images[domain], translations[domain], "vanilla")
             losses = [discriminator_loss(second, shown[domain], fake, "vanilla") for fake in random[domain]]
+            terms[f"adversarial_{domain}"] = Term(loss)
             terms[f"random_adversarial_{domain}"] = Term(torch.stack(losses).sum())
         return terms
 

@@ -112,13 +112,11 @@ class LatentTranslation(TranslationModule):
         yield Step("generator")
 
     def _discriminator_terms(self, images: ByDomain, forward: Forward) -> dict[str, Term]:
-        return {
-            f"adversarial_{domain}": Term(
-                discriminator_loss(self.discriminators[domain], images[domain], forward.translations[domain], self.gan),
-                self.adversarial_weight,
-            )
-            for domain in DOMAINS
-        }
+        terms = {}
+        for domain, discriminator in self.discriminators.items():
+            loss = discriminator_loss(discriminator, images[domain], forward.translations[domain], self.gan)
+            terms[f"adversarial_{domain}"] = Term(loss, self.adversarial_weight)
+        return terms
 
     def _generator_terms(self, images: ByDomain, forward: Forward) -> dict[str, Term]:
         terms = {}

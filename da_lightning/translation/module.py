@@ -93,9 +93,7 @@ class TranslationModule(AdaptationModule):
         self._discriminator_schedule = discriminator_schedule
         self.metrics, self._compared_by = metrics or (), (features, features_from)
         self._networks: dict[Metric, nn.Module] = {}
-        self.score_names: dict[str, str] = {
-            metric: score_name(metric, features, features_from) for metric in self.metrics
-        }
+        self.score_names = {str(metric): score_name(metric, *self._compared_by) for metric in self.metrics}
         self.objective = f"target/{self.score_names.get('fid', 'cycle_l1')}"
 
     # -- what a method says ------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from pydantic import NonNegativeInt, PositiveInt
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from da_lightning.training.exportable import Exportable
@@ -79,11 +79,8 @@ class StarGAN(LinearDecayTranslation):
         self.penalty_weight, self.critic_steps = penalty_weight, critic_steps
         self.stride = 2**halvings if generator == "unet" else 4
         self.num_domains = num_domains
-        network: nn.Module = (
-            StarUnetGenerator(num_domains, width, halvings)
-            if generator == "unet"
-            else StarGenerator(num_domains, width, residuals)
-        )
+        kind, depth = (StarUnetGenerator, halvings) if generator == "unet" else (StarGenerator, residuals)
+        network = kind(num_domains, width, depth)
         self.generator = Additive(network) if additive else network
         self.discriminator = StarDiscriminator(num_domains, discriminator_width, discriminator_layers, class_kernel)
         if init_from:
@@ -102,14 +99,9 @@ class StarGAN(LinearDecayTranslation):
 
     def exportable(self) -> Exportable:  # type: ignore[override]  # where to is an input
         """Translations into domains by number, the further input ``domain`` int64 [B]; RGB in [0, 1]."""
-        count = self.num_domains
-        return Exportable(
-            Translator(self, self.generate),
-            "translation",
-            {**ABOUT, "num_domains": count},
-            {"domain": lambda batch: torch.randint(count, (batch,))},
-            self.stride,
-        )
+        about = {**ABOUT, "num_domains": self.num_domains}
+        further = {"domain": lambda count: torch.randint(self.num_domains, (count,))}
+        return Exportable(Translator(self, self.generate), "translation", about, further, self.stride)
 
     def updates(self, batch: Batch) -> Updates:
         real = torch.cat(list(self.images(batch).values()))

@@ -4,7 +4,6 @@ A function under ``@faster_on_cpu`` is what is computed; on a CPU, :mod:`.fast_b
 """
 
 from collections import OrderedDict
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +12,6 @@ from torch.nn import functional as F
 from da_lightning.errors import UserError
 from da_lightning.translation.networks import fast_blocks
 from da_lightning.translation.networks.fast_blocks import faster_on_cpu
-
-Activation = Literal["none", "relu", "leaky_relu", "tanh"]
 
 
 @faster_on_cpu(fast_blocks.instance_norm)
@@ -75,7 +72,7 @@ class ConvBlock(nn.Module):
 
     Args:
         is_normed: By :func:`instance_norm`.
-        slope: Of ``leaky_relu``.
+        activation: ``None`` is a ReLU.
     """
 
     def __init__(
@@ -85,8 +82,7 @@ class ConvBlock(nn.Module):
         kernel: int,
         stride: int = 1,
         is_normed: bool = False,
-        activation: Activation = "relu",
-        slope: float = 0.2,
+        activation: nn.Module | None = None,
     ) -> None:
         super().__init__()
         padding = (kernel - 1) // 2
@@ -95,12 +91,7 @@ class ConvBlock(nn.Module):
         if is_normed and self.conv.bias is not None:
             # The norm takes this bias out again; Adam would turn the rounding that is its gradient into full steps.
             self.conv.bias.register_hook(torch.zeros_like)
-        self.activation = {
-            "none": nn.Identity(),
-            "relu": nn.ReLU(inplace=True),
-            "leaky_relu": nn.LeakyReLU(slope, inplace=True),
-            "tanh": nn.Tanh(),
-        }[activation]
+        self.activation = activation or nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor, affine: Tensor | None = None) -> Tensor:
         """``affine`` [B, 2, out]: shift and scale of each sample after an instance norm (AdaIN), in this order."""
@@ -122,7 +113,7 @@ class ResidualBlock(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.layers = nn.ModuleList(
-            ConvBlock(width, width, 3, is_normed=True, activation=activation) for activation in ("relu", "none")
+            ConvBlock(width, width, 3, is_normed=True, activation=activation) for activation in (None, nn.Identity())
         )
 
     def forward(self, x: Tensor, affine: Tensor | None = None) -> Tensor:

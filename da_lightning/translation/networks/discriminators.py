@@ -26,7 +26,7 @@ class MultiScaleDiscriminator(nn.Module):
         widths = [3, *(width * 2**layer for layer in range(layers))]
         self.scales = nn.ModuleList(
             nn.Sequential(
-                *(ConvBlock(*pair, 4, 2, activation="leaky_relu", slope=slope) for pair in pairwise(widths)),
+                *(ConvBlock(*pair, 4, 2, activation=nn.LeakyReLU(slope, inplace=True)) for pair in pairwise(widths)),
                 nn.Conv2d(widths[-1], 1, 1),
             )
             for _ in range(scales)

@@ -34,7 +34,7 @@ class Decoder(nn.Module):
         widths = [width * 2**n for n in range(downsamples, -1, -1)]
         self.residuals = nn.ModuleList(ResidualBlock(widths[0]) for _ in range(residuals))
         self.upsamples = nn.Sequential(*(UpsampleBlock(w) for w in widths[:-1]))
-        self.output = ConvBlock(width, 3, 7, activation="tanh")
+        self.output = ConvBlock(width, 3, 7, activation=nn.Tanh())
 
     def forward(self, code: Tensor, affine: Tensor | None = None) -> Tensor:
         """``affine`` [B, residuals, 2, 2, channels]: of the norms in the residual blocks, where they are adaptive."""

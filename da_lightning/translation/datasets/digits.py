@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
+from PIL import Image
+from torchvision.transforms.v2.functional import pil_to_tensor
 
 from da_lightning.errors import DataError
 from da_lightning.reading import open_file
@@ -84,9 +85,8 @@ class Digits(ImageDataset):
         copy, place = divmod(index, len(self.indices))
         image = self.images[self.indices[place]]
         image = image if self.centred_in is None else centred(image, self.centred_in)
-        image = 255 - image if copy else image
-        image = np.repeat(image[..., None], 3, -1) if image.ndim == 2 else image
-        item = {"image": torch.tensor(image).permute(2, 0, 1)}
+        pixels = Image.fromarray(255 - image if copy else image).convert("RGB")
+        item = {"image": pil_to_tensor(pixels)}
         return item if self.labels is None else item | {"label": int(self.labels[self.indices[place]])}
 
 
@@ -109,19 +109,18 @@ def centred(image: np.ndarray, side: int) -> np.ndarray:
 def _read(path: Path, keys: tuple[str, ...]) -> dict[str, np.ndarray]:
     try:
         with open_file(path) as file, np.load(file, allow_pickle=False) as content:
-            if missing := [key for key in keys if key not in content]:
-                raise DataError(
-                    f"{path} has no array {' and no array '.join(missing)} but {', '.join(content)}: save it by "
-                    "np.savez(file, images=..., labels=...)."
-                )
             if (size := sum(member.file_size for member in content.zip.infolist())) > _LARGEST:
                 raise ValueError(f"its arrays have {size / 2**30:,.0f} GB")
-            return {key: content[key] for key in keys}
-    except DataError:
-        raise
+            found, arrays = list(content), {key: content[key] for key in keys if key in content}
     except Exception as error:  # numpy has no common type for what a foreign file does to it
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(
             f"{path} cannot be read as an .npz file ({reason}): let root be the folder that holds it, and save it by "
             "np.savez(file, images=..., labels=...)."
         ) from error
+    if missing := [key for key in keys if key not in arrays]:
+        raise DataError(
+            f"{path} has no array {' and no array '.join(missing)} but {', '.join(found)}: save it by "
+            "np.savez(file, images=..., labels=...)."
+        )
+    return arrays

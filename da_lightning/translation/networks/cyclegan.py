@@ -29,13 +29,8 @@ class Residual(nn.Sequential):
 
 def residual_block(channels: int) -> Residual:
     """Two 3x3 convolutions with instance norm, [B, channels, H, W] -> the same."""
-    return Residual(
-        nn.ReflectionPad2d(1),
-        *_normed(nn.Conv2d(channels, channels, 3)),
-        nn.ReflectionPad2d(1),
-        nn.Conv2d(channels, channels, 3),
-        InstanceNorm(),
-    )
+    first, second = nn.Conv2d(channels, channels, 3), nn.Conv2d(channels, channels, 3)
+    return Residual(nn.ReflectionPad2d(1), *_normed(first), nn.ReflectionPad2d(1), second, InstanceNorm())
 
 
 class ResnetGenerator(nn.Sequential):

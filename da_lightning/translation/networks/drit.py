@@ -4,6 +4,7 @@ Content codes are [B, C, H / 4, W / 4], attribute codes [B, style_dim].
 """
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -24,17 +25,13 @@ class ContentEncoder(nn.Module):
 
     def __init__(self, width: int = 64, residuals: int = 3) -> None:
         super().__init__()
-        self.own = nn.ModuleDict(
-            {
-                domain: nn.Sequential(
-                    nn.Sequential(nn.ReflectionPad2d(3), nn.Conv2d(3, width, 7), nn.LeakyReLU(SLOPE)),
-                    _halving(width),
-                    _halving(2 * width),
-                    *(residual_block(4 * width) for _ in range(residuals)),
-                )
-                for domain in DOMAINS
-            }
-        )
+
+        def own() -> nn.Module:
+            first = nn.Sequential(nn.ReflectionPad2d(3), nn.Conv2d(3, width, 7), nn.LeakyReLU(SLOPE))
+            blocks = (residual_block(4 * width) for _ in range(residuals))
+            return nn.Sequential(first, _halving(width), _halving(2 * width), *blocks)
+
+        self.own = nn.ModuleDict({domain: own() for domain in DOMAINS})
         self.shared = nn.Sequential(residual_block(4 * width))
 
     def forward(self, image: Tensor, domain: Domain) -> Tensor:
@@ -51,7 +48,7 @@ class AttributeEncoder(nn.Module):
         self.features = nn.Sequential(
             nn.ReflectionPad2d(1),
             nn.Conv2d(3, width, 4, stride=2),
-            *(_HalvingBlock(*pair) for pair in zip(widths, widths[1:], strict=False)),
+            *(_HalvingBlock(*pair) for pair in pairwise(widths)),
             nn.LeakyReLU(0.2),
             nn.AdaptiveAvgPool2d(1),
             nn.Flatten(),
@@ -70,7 +67,7 @@ class PointAttributeEncoder(nn.Module):
         super().__init__()
         layers: list[nn.Module] = [nn.ReflectionPad2d(3), nn.Conv2d(3, width, 7), nn.ReLU()]
         widths = [width, 2 * width, 4 * width, 4 * width, 4 * width]
-        for channels, wider in zip(widths, widths[1:], strict=False):
+        for channels, wider in pairwise(widths):
             layers += [nn.ReflectionPad2d(1), nn.Conv2d(channels, wider, 4, stride=2), nn.ReLU()]
         self.features = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Conv2d(4 * width, style_dim, 1))
 
@@ -88,14 +85,12 @@ class ConcatGenerator(nn.Module):
             first = 4 * width + style_dim
             second = (first + style_dim) // 2
             third = (second + style_dim) // 2
-            return nn.ModuleList(
-                [
-                    nn.Sequential(*(residual_block(first) for _ in range(residuals))),
-                    nn.Sequential(_doubling(first + style_dim, second)),
-                    nn.Sequential(_doubling(second + style_dim, third)),
-                    nn.Sequential(nn.ConvTranspose2d(third + style_dim, 3, 1), nn.Tanh()),
-                ]
-            )
+            blocks = nn.Sequential(*(residual_block(first) for _ in range(residuals)))
+            ups = [
+                nn.Sequential(_doubling(*pair)) for pair in ((first + style_dim, second), (second + style_dim, third))
+            ]
+            last = nn.Sequential(nn.ConvTranspose2d(third + style_dim, 3, 1), nn.Tanh())
+            return nn.ModuleList([blocks, *ups, last])
 
         self.shared = nn.Sequential(residual_block(4 * width))
         self.stages = nn.ModuleDict({domain: stages() for domain in DOMAINS})
@@ -210,13 +205,9 @@ class _HalvingBlock(nn.Module):
 
     def __init__(self, channels: int, wider: int) -> None:
         super().__init__()
-        self.conv = nn.Sequential(
-            nn.LeakyReLU(0.2),
-            nn.ReflectionPad2d(1),
-            nn.Conv2d(channels, channels, 3),
-            nn.LeakyReLU(0.2),
-            nn.Sequential(nn.ReflectionPad2d(1), nn.Conv2d(channels, wider, 3), nn.AvgPool2d(2)),
-        )
+        first = nn.LeakyReLU(0.2), nn.ReflectionPad2d(1), nn.Conv2d(channels, channels, 3)
+        second = nn.Sequential(nn.ReflectionPad2d(1), nn.Conv2d(channels, wider, 3), nn.AvgPool2d(2))
+        self.conv = nn.Sequential(*first, nn.LeakyReLU(0.2), second)
         self.shortcut = nn.Sequential(nn.AvgPool2d(2), nn.Conv2d(channels, wider, 1))
 
     def forward(self, maps: Tensor) -> Tensor:

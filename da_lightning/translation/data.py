@@ -1,6 +1,5 @@
 """Source and target loaders for unpaired image translation."""
 
-import itertools
 import logging
 import math
 from collections.abc import Sequence
@@ -82,15 +81,15 @@ class UnpairedImages(SourceTargetDataModule):
         if len(tests) == 1:
             raise DataError(f"data.tests names {', '.join(tests)} alone: give both source and target, or neither.")
         resize = Resize(image_size, interpolation)
-        target_resize = resize if target_image_size is None else Resize(target_image_size, interpolation)
+        target_resize = Resize(target_image_size or image_size, interpolation)
+        test_resize = Resize(test_image_size, interpolation) if test_image_size else None
         augment = Augmentation(crop_size, flip, affine or {})
         target_augment = augment if target_affine is None else Augmentation(crop_size, flip, target_affine)
         if source is not None:  # methods that read it are refused without
             self.source_view = TrainingView(source, resize, augment, cache)
         self.target_view = TrainingView(target, target_resize, target_augment, cache)
-        resizes = {"source": resize, "target": target_resize}  # in the order that methods expect
-        if test_image_size is not None:
-            resizes = dict.fromkeys(resizes, Resize(test_image_size, interpolation))
+        # In the order that methods expect.
+        resizes = {"source": test_resize or resize, "target": test_resize or target_resize}
         super().__init__(
             None if source is None else self.source_view,
             self.target_view,
@@ -111,7 +110,7 @@ class UnpairedImages(SourceTargetDataModule):
         found = {name: cast(TrainingView, getattr(self, f"{name}_view")).sizes() for name in self.batch_sizes}
         several = set().union(*found.values())
         if len(several) > 1:
-            (one, other), *_ = itertools.combinations(sorted(several), 2)
+            one, other = sorted(several)[:2]
             raise DataError(
                 f"Training images are of {len(several)} sizes, such as {one[1]}x{one[0]} and {other[1]}x{other[0]}, "
                 "and make no batches: crop them (data.crop_size), or stretch them to one size "

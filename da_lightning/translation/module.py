@@ -210,10 +210,10 @@ class TranslationModule(AdaptationModule):
         inputs = len(range(self.global_rank, INPUTS, self.trainer.world_size))
         for network in self._networks.values():
             network.to(self.device)
-        self._scores = {domain: DomainScores(self._networks, self.device, inputs) for domain in self._tested()}
+        self._scores = {domain: DomainScores(self._networks, self.device, inputs) for domain in self._test_domains()}
 
     def test_step(self, batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
-        domain = self._tested()[dataloader_idx]
+        domain = self._test_domains()[dataloader_idx]
         image, own, across = batch["image"], self._scores[domain], self._scores.get(other(domain))
         # An image's own draws, whatever batch and device it is in.
         seeds = [mixed_seed(self.seed, dataloader_idx, index) for index in batch["index"].tolist()]
@@ -238,7 +238,7 @@ class TranslationModule(AdaptationModule):
             computed = scores.compute()
             self.log_dict({f"{domain}/{self.score_names.get(name, name)}": computed[name] for name in computed})
 
-    def _tested(self) -> Sequence[Domain]:
+    def _test_domains(self) -> Sequence[Domain]:
         """The domains of the test sets, in their order."""
         return getattr(getattr(self.trainer, "datamodule", None), "test_names", None) or DOMAINS
 

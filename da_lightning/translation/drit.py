@@ -161,8 +161,7 @@ class DRIT(LinearDecayTranslation):
 
         yield Backward("discriminator", self._discriminator_terms(images, shown, translations, random))
         yield Step("discriminator")
-        detached = {domain: contents[domain].detach() for domain in DOMAINS}
-        yield Backward("content_discriminator", self._content_terms(detached))
+        yield Backward("content_discriminator", self._content_terms(contents))
         yield Step("content_discriminator")
 
         contents_again = {other(domain): self.content_encoder(translations[domain], domain) for domain in DOMAINS}
@@ -220,10 +219,8 @@ class DRIT(LinearDecayTranslation):
         return {d: self.generator(repeated[other(d)], styles, d).chunk(len(drawn)) for d in DOMAINS}
 
     def _content_terms(self, contents: ByDomain) -> dict[str, Term]:
-        return {
-            domain: Term(gan_loss(self.content_discriminator(contents[domain]), CONTENT_LABELS[domain], "vanilla"))
-            for domain in DOMAINS
-        }
+        scores = {domain: self.content_discriminator(contents[domain].detach()) for domain in DOMAINS}
+        return {domain: Term(gan_loss(scores[domain], CONTENT_LABELS[domain], "vanilla")) for domain in DOMAINS}
 
     def _discriminator_terms(
         self, images: ByDomain, shown: ByDomain, translations: ByDomain, random: dict[Domain, tuple[Tensor, ...]]

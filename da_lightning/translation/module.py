@@ -45,7 +45,7 @@ def other(domain: Domain) -> Domain:
 class TranslationModule(AdaptationModule):
     """Translators between two domains. A subclass says how one image is translated (:meth:`generate`).
 
-    Losses call its networks; what translates for others calls ``tested`` of their names.
+    Losses call its networks; :meth:`generate` and :meth:`encode_style` call those that are :meth:`tested`.
 
     Images are float32 RGB [B, 3, H, W] in [-1, 1].
 
@@ -63,9 +63,9 @@ class TranslationModule(AdaptationModule):
     """
 
     generators: Any
-    """By the domain that they translate into; and"""
+    """By the domain that they translate into."""
     discriminators: Any
-    """by the domain that they judge, where a method has one each and :meth:`players` is not its own."""
+    """By the domain that they judge. A method with other networks has :meth:`players` of its own."""
     style_dim = 0
     """Length of a style code; 0 where an image has one translation."""
     num_domains = 2

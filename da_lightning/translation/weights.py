@@ -15,6 +15,8 @@ from da_lightning.training.weights import check_children, tested_weights
 logger = logging.getLogger(__name__)
 
 State = dict[str, Tensor]
+Patterns = Sequence[tuple[str, Any]]
+"""What ``re.sub`` looks for in names, and what it puts there."""
 
 
 def load_weights(module: nn.Module, path: str | Path, official: Callable[[Mapping[str, Any]], State]) -> None:
@@ -54,7 +56,7 @@ def weight_files(path: Path, pattern: str, example: str) -> list[Path]:
     return files
 
 
-_NVLABS: list[tuple[str, Any]] = [
+_NVLABS: Patterns = [
     (r"^gen_a\.", "generators.source."),
     (r"^gen_b\.", "generators.target."),
     (r"^dis_a\.cnns\.", "discriminators.source.scales."),
@@ -81,12 +83,16 @@ def nvlabs_state(content: Mapping[str, Any]) -> State:
     if content.keys() == {"a", "b"}:
         kind = "dis" if any(name.startswith("cnns.") for name in content["a"]) else "gen"
         content = {f"{kind}_{domain}.{name}": value for domain in "ab" for name, value in content[domain].items()}
-    # Statistics of instance norms, in old files, and what stands in for them in adaptive norms; neither is ever used.
-    kept = {name: value for name, value in content.items() if not re.search(r"\.norm\.running_(mean|var)$", name)}
-    return {renamed(name, _NVLABS): value for name, value in kept.items()}
+    return renamed_state(content, _NVLABS)
 
 
-def renamed(name: str, patterns: Sequence[tuple[str, Any]]) -> str:
+def renamed_state(content: Mapping[str, Any], patterns: Patterns) -> State:
+    """The state dict of an official file, each name :func:`renamed`, without statistics of norms, which none uses."""
+    kept = [name for name in content if not re.search(r"\.running_(mean|var)$|\.num_batches_tracked$", name)]
+    return {renamed(name, patterns): content[name] for name in kept}
+
+
+def renamed(name: str, patterns: Patterns) -> str:
     """``name`` after ``re.sub`` by each pair of ``patterns``, one after another."""
     for pattern, replacement in patterns:
         name = re.sub(pattern, replacement, name)

@@ -1,6 +1,5 @@
 """Generators and discriminator of CycleGAN (Zhu et al., ICCV 2017): layers are numbered as in the official files."""
 
-import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -9,6 +8,7 @@ from torch import Tensor, nn
 
 from da_lightning.errors import UserError
 from da_lightning.translation.networks.blocks import check_sides, instance_norm
+from da_lightning.translation.weights import renamed_state
 
 GeneratorName = Literal["resnet", "unet"]
 
@@ -105,6 +105,5 @@ def _doubling(channels: int, narrower: int) -> nn.ConvTranspose2d:
 
 
 def official_state(content: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The weights in an official file of one network, under our names; statistics that no norm uses are left out."""
-    kept = {name: value for name, value in content.items() if not re.search(r"running_|num_batches_tracked", name)}
-    return {re.sub(r"\b(model|conv_block)\.", "", name): value for name, value in kept.items()}
+    """The weights in an official file of one network, under our names."""
+    return renamed_state(content, [(r"\b(model|conv_block)\.", "")])

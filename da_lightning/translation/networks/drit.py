@@ -14,7 +14,7 @@ from da_lightning.errors import UserError
 from da_lightning.translation.module import DOMAINS, Domain
 from da_lightning.translation.networks.blocks import beside
 from da_lightning.translation.networks.cyclegan import InstanceNorm, residual_block
-from da_lightning.translation.weights import renamed
+from da_lightning.translation.weights import Patterns, renamed
 
 SLOPE = 0.01
 """Of every leaky ReLU but those of the attribute encoder."""
@@ -169,7 +169,7 @@ def initialise_convolutions(network: nn.Module) -> None:
             nn.init.normal_(module.weight, std=0.02)
 
 
-_RENAMED: list[tuple[str, Any]] = [
+_RENAMED: Patterns = [
     (r"\.Diss\.(.*)\.model\.1", r".Diss.\1.conv"),
     (r"\.model(?=\.)", ""),
     (r"^enc_c\.conv_share", "content_encoder.shared"),

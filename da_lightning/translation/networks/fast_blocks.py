@@ -31,15 +31,12 @@ def faster_on_cpu(fast: Function[P]) -> Callable[[Function[P]], Function[P]]:
     def decorate(plain: Function[P]) -> Function[P]:
         @wraps(plain)
         def function(x: Tensor, *args: P.args, **kwargs: P.kwargs) -> Tensor:
-            return fast(x, *args, **kwargs) if _is_on(x) else plain(x, *args, **kwargs)
+            is_on = x.device.type == "cpu" and not torch.compiler.is_exporting() and os.environ.get(SWITCH, "1") != "0"
+            return (fast if is_on else plain)(x, *args, **kwargs)
 
         return function
 
     return decorate
-
-
-def _is_on(x: Tensor) -> bool:
-    return x.device.type == "cpu" and not torch.compiler.is_exporting() and os.environ.get(SWITCH, "1") != "0"
 
 
 # -- norms -------------------------------------------------------------------------------------------------------------
@@ -135,10 +132,8 @@ def _conv_to_few(padded: Tensor, weight: Tensor, bias: Tensor | None, stride: tu
 def _folding() -> Tensor:
     """Which of 5x5 taps are summed into which of the 3x3 taps of the four phases: [25, 36], of zeros and ones."""
     # Which of the five taps fall on the pixel before, on and after: for even outputs, for odd ones.
-    even, odd = (
-        [[1, 1, 0, 0, 0], [0, 0, 1, 1, 0], [0, 0, 0, 0, 1]],
-        [[1, 0, 0, 0, 0], [0, 1, 1, 0, 0], [0, 0, 0, 1, 1]],
-    )
+    even = [[1, 1, 0, 0, 0], [0, 0, 1, 1, 0], [0, 0, 0, 0, 1]]
+    odd = [[1, 0, 0, 0, 0], [0, 1, 1, 0, 0], [0, 0, 0, 1, 1]]
     taps = torch.tensor([even, odd], dtype=torch.float32, device="cpu").permute(2, 0, 1)  # [tap, phase, pixel]
     rows, columns = taps[:, None, :, None, :, None], taps[None, :, None, :, None, :]
     return (rows * columns).reshape(25, 36)

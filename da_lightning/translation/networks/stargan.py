@@ -1,6 +1,5 @@
 """Networks of StarGAN (Choi et al., CVPR 2018); layers are numbered as in the official files."""
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +9,7 @@ from torch.nn import functional as F
 
 from da_lightning.translation.networks.blocks import beside, check_sides, instance_norm
 from da_lightning.translation.networks.cyclegan import Residual, UnetGenerator
+from da_lightning.translation.weights import renamed_state
 
 
 class _IntoDomain(nn.Sequential):
@@ -85,12 +85,9 @@ class StarDiscriminator(nn.Module):
 
 
 def official_state(content: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The weights in an official file of one network, under our names; statistics that no norm uses are left out."""
-    kept = {name: value for name, value in content.items() if not re.search(r"running_|num_batches_tracked", name)}
-    if "conv2.weight" not in kept:
-        return {name.replace("main.", ""): value for name, value in kept.items()}
-    renamed = {"main": "trunk", "conv1": "realness", "conv2": "classes"}
-    return {renamed.get(name.partition(".")[0], "") + name[name.index(".") :]: value for name, value in kept.items()}
+    """The weights in an official file of one network, under our names."""
+    of_discriminator = [("^main", "trunk"), ("^conv1", "realness"), ("^conv2", "classes")]
+    return renamed_state(content, of_discriminator if "conv2.weight" in content else [(r"\bmain\.", "")])
 
 
 class AffineInstanceNorm(nn.Module):

@@ -162,7 +162,7 @@ class CameraStyle(StarGAN):
         image, own = batch["image"], batch["domain"]
         there = self.generate(image, (own + 1) % self.num_domains)
         distance = (self.generate(there, own).float() - image).abs().mean((1, 2, 3))
-        self._scores[self._tested()[dataloader_idx]].cycle.update(distance)
+        self._scores[self._test_domains()[dataloader_idx]].cycle.update(distance)
 
     @torch.no_grad()
     def pictures(self, sample: dict[str, Tensor], domain: str) -> list[Tensor]:

@@ -1,6 +1,7 @@
 """SPGAN: Similarity Preserving GAN, which translates people for re-identification (Deng et al., CVPR 2018)."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -78,7 +79,7 @@ class SPGAN(CycleGAN):
     ) -> None:
         super().__init__(**options)
         self.save_hyperparameters()
-        self.refuse_accumulation("SPGAN")
+        self.refuse_accumulation()
         self.contrastive_weight, self.margin, self.negatives = contrastive_weight, margin, negatives
         self.siamese_optimizer = optimizer_options(self.optimizer_options, siamese_optimizer)
         self.siamese_from, self.contrastive_from = siamese_from, contrastive_from
@@ -93,7 +94,8 @@ class SPGAN(CycleGAN):
             images_of(self.trainer)
 
     def players(self) -> dict[str, Player]:
-        return super().players() | {"siamese": self.player([self.siamese], self.siamese_optimizer)}
+        siamese = replace(self.generator_player(self.siamese), optimizer=self.siamese_optimizer)
+        return super().players() | {"siamese": siamese}
 
     def updates(self, batch: Batch) -> Updates:
         real = self.images(batch)

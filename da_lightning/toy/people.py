@@ -80,11 +80,6 @@ def _shade(colour: Colour, light: float, lift: float = 0.0) -> Colour:
     return red, green, blue
 
 
-def _wave(turn: float) -> float:
-    """A triangle wave from -1 to 1 of period 1."""
-    return 4 * abs(turn % 1 - 0.5) - 1
-
-
 class Look:
     """What makes a person: the same in each camera and at all times."""
 
@@ -112,7 +107,7 @@ class Camera:
         self.saturation, self.blur, self.noise = (rng.uniform(*s) for s in (style.saturation, style.blur, style.noise))
         self.tilt, self.scale, cast = rng.uniform(*style.tilt), rng.uniform(0.84, 0.92), rng.uniform(*style.cast)
         hue = 0.618034 * number + rng.uniform(-0.06, 0.06)  # golden steps keep the casts of any number of cameras apart
-        self.gains = [1 + cast * _wave(hue + third / 3) for third in range(3)]
+        self.gains = [1 + cast * (4 * abs((hue + third / 3) % 1 - 0.5) - 1) for third in range(3)]  # a triangle wave
         palettes = style.wall, style.floor, style.things
         self.wall, self.floor, self.edge = (_paint(rng, palette, 16) for palette in palettes)
         self.horizon = rng.uniform(0.3, 0.55) - 0.5 * self.tilt

@@ -59,13 +59,11 @@ _PALETTES = {
 }
 
 
-def _spline(steps: int) -> list[tuple[float, ...]]:
-    """Catmull-Rom weights of four neighbours, at each step from the second to the third."""
-    ts = [step / steps for step in range(1, steps + 1)]
-    return [((2 - t) * t * t - t, (3 * t - 5) * t * t + 2, (4 - 3 * t) * t * t + t, (t - 1) * t * t) for t in ts]
-
-
-_WEIGHTS = _spline(5)
+# Catmull-Rom weights of four neighbours, at each step from the second to the third.
+_WEIGHTS = [
+    ((2 - t) * t * t - t, (3 * t - 5) * t * t + 2, (4 - 3 * t) * t * t + t, (t - 1) * t * t)
+    for t in (step / 5 for step in range(1, 6))
+]
 
 
 def smooth(*points: Point) -> list[Point]:
@@ -137,6 +135,14 @@ class Shoe:
         """Points whose heights are given above the insole."""
         return [(s, z + self.insole(s)) for s, z in points]
 
+    def curve(self, *points: Point) -> list[Point]:
+        """The same, and a curve through them."""
+        return smooth(*self.foot(*points))
+
+    def piece(self, outline: Sequence[Point], paint: str) -> None:
+        """A piece of the upper's cloth."""
+        self.cloth.part(outline, self.paints[paint])
+
     def insole(self, s: float) -> float:
         """Height of the foot above the ground."""
         t, u = max(0.0, 1 - s / 0.3), min(max((s - 0.28) / 0.6, 0.0), 1.0)
@@ -148,33 +154,30 @@ class Shoe:
         return {"slipper": self._slipper, "trainer": self._trainer, "shaft": self._shaft}[self.build]()
 
     def _toe(self, *more: Point) -> list[Point]:
-        puff, tip = (
-            self.rng.uniform(-0.02, 0.035),
-            self.rng.uniform(-0.02, 0.03),
-        )  # of the toe box; below 0: a blunt toe
-        return smooth(*self.foot((0, 0), (tip, 0.045), (tip + 0.045, 0.095 + puff), (0.15, 0.13 + puff), *more))
+        puff, tip = self.rng.uniform(-0.02, 0.035), self.rng.uniform(-0.02, 0.03)  # of the toe box; below 0: blunt
+        return self.curve((0, 0), (tip, 0.045), (tip + 0.045, 0.095 + puff), (0.15, 0.13 + puff), *more)
 
     def _slipper(self) -> tuple[list[Point], ...]:
         s, top = self.rng.uniform(0.25, 0.42), self.collar - 0.03
         throat, heel = (s, 0.13), (0.96, top)
-        rim = smooth(*self.foot(throat, (s + 0.1, 0.075), (0.62, 0.05), (0.82, 0.085), heel))
-        far = smooth(*self.foot(heel, (0.8, 0.15), (0.6, 0.11), (s + 0.1, 0.13), throat))
-        return self._toe(throat), rim, far, smooth(*self.foot(heel, (1.0, 0.6 * top), (0.985, 0.03), (1.0, 0)))
+        rim = self.curve(throat, (s + 0.1, 0.075), (0.62, 0.05), (0.82, 0.085), heel)
+        far = self.curve(heel, (0.8, 0.15), (0.6, 0.11), (s + 0.1, 0.13), throat)
+        return self._toe(throat), rim, far, self.curve(heel, (1.0, 0.6 * top), (0.985, 0.03), (1.0, 0))
 
     def _trainer(self) -> tuple[list[Point], ...]:
         top = self.collar
         throat, heel = (0.5, top), (0.97, top - 0.01)
-        rim = smooth(*self.foot(throat, (0.58, top - 0.065), (0.74, top - 0.1), (0.88, top - 0.05), heel))
-        far = smooth(*self.foot(heel, (0.85, top - 0.01), (0.72, top - 0.04), (0.6, top - 0.02), throat))
-        back = smooth(*self.foot(heel, (1.005, top - 0.1), (0.985, 0.05), (1.0, 0)))
+        rim = self.curve(throat, (0.58, top - 0.065), (0.74, top - 0.1), (0.88, top - 0.05), heel)
+        far = self.curve(heel, (0.85, top - 0.01), (0.72, top - 0.04), (0.6, top - 0.02), throat)
+        back = self.curve(heel, (1.005, top - 0.1), (0.985, 0.05), (1.0, 0))
         return self._toe((0.29, 0.17), (0.4, 0.23), throat), rim, far, back
 
     def _shaft(self) -> tuple[list[Point], ...]:
         top, s = self.collar, self.rng.uniform(0.49, 0.54)
         throat, heel = (s, top), (0.98, top + 0.005)
-        rim = smooth(*self.foot(throat, (0.74, top - 0.02), heel))
-        far = smooth(*self.foot(heel, (0.74, top + 0.025), throat))
-        back = smooth(*self.foot(heel, (0.96, 0.26), (1.005, 0.13), (0.985, 0.05), (1.0, 0)))
+        rim = self.curve(throat, (0.74, top - 0.02), heel)
+        far = self.curve(heel, (0.74, top + 0.025), throat)
+        back = self.curve(heel, (0.96, 0.26), (1.005, 0.13), (0.985, 0.05), (1.0, 0))
         ankle = self.rng.uniform(0.5, 0.54), 0.32
         return self._toe((0.3, 0.17), (0.42, 0.235), ankle, throat), rim, far, back
 
@@ -186,7 +189,7 @@ class Shoe:
         is_laced = self.laces > 0 or (self.kind == "boot" and self.has(0.5))
         if self.laces:
             self.draw_tongue()
-        self.cloth.part([(-1, -1), (-1, 2), (2, 2), (2, -1)], self.paints["main"])
+        self.piece([(-1, -1), (-1, 2), (2, 2), (2, -1)], "main")
         if self.has(0.8 if self.kind == "high-top" else 0.5):
             self.draw_toe_cap()
         elif self.build == "shaft" and not is_laced:
@@ -222,18 +225,16 @@ class Shoe:
 
     def draw_toe_cap(self) -> None:
         s = self.rng.uniform(0.16, 0.29)
-        self.cloth.part(
-            [(-1, 1), (-1, -1), *smooth(*self.foot((s, -0.1), (s + 0.03, 0.05), (s - 0.03, 0.3)))], self.paints["cap"]
-        )
+        self.piece([(-1, 1), (-1, -1), *self.curve((s, -0.1), (s + 0.03, 0.05), (s - 0.03, 0.3))], "cap")
 
     def draw_vamp(self) -> None:
         s = self.rng.uniform(0.5, 0.58)
-        self.cloth.line(smooth(*self.foot((s, -0.05), (s - 0.03, 0.09), (s - 0.13, 0.17), (s - 0.3, 0.26))))
+        self.cloth.line(self.curve((s, -0.05), (s - 0.03, 0.09), (s - 0.13, 0.17), (s - 0.3, 0.26)))
 
     def draw_counter(self) -> None:
         s, z = self.rng.uniform(0.74, 0.87), self.rng.uniform(0.1, 0.19)
-        edge = smooth(*self.foot((s - 0.02, -0.1), (s, 0.05), (s + 0.06, z), (1.2, z + 0.015)))
-        self.cloth.part([*edge, (2, -1)], self.paints["second"])
+        edge = self.curve((s - 0.02, -0.1), (s, 0.05), (s + 0.06, z), (1.2, z + 0.015))
+        self.piece([*edge, (2, -1)], "second")
 
     def draw_lacing(self, count: int) -> None:
         """The band with the eyelets along the instep, and laces across."""
@@ -241,62 +242,48 @@ class Shoe:
         wide = self.rng.uniform(0.075, 0.11)
         slope = [0.55 * wide * max(0.0, 1 - 1.6 * k / len(path)) for k in range(len(path))]
         inner = [(s + wide, z - dz) for (s, z), dz in zip(path, slope, strict=True)]
-        self.cloth.part([*((s - 0.2, z + 0.2) for s, z in path), *reversed(inner)], self.paints["second"])
+        self.piece([*((s - 0.2, z + 0.2) for s, z in path), *reversed(inner)], "second")
         for lace in range(count):
             k = round((lace + 0.5) * (len(path) - 1) / count)
             (s, z), (p, q) = path[k], inner[k]
             dx, dz = s - p, z - q + 0.015
             strip = [(s + 0.8 * dx, z + 0.8 * dz), (p + 0.3 * dx, q + 0.3 * dz)]
-            self.cloth.part(
-                [*((s, z + 0.019) for s, z in strip), *((s, z - 0.019) for s, z in reversed(strip))],
-                self.paints["lace"],
-            )
+            self.piece([*((s, z + 0.019) for s, z in strip), *((s, z - 0.019) for s, z in reversed(strip))], "lace")
 
     def draw_stripes(self) -> None:
-        s = self.rng.uniform(0.5, 0.56)
-        for _ in range(2):
-            self.cloth.part(
-                self.foot((s, -0.02), (s - 0.07, 0.18), (s - 0.025, 0.18), (s + 0.045, -0.02)), self.paints["accent"]
-            )
-            s += 0.095
+        first = self.rng.uniform(0.5, 0.56)
+        for s in (first, first + 0.095):
+            self.piece(self.foot((s, -0.02), (s - 0.07, 0.18), (s - 0.025, 0.18), (s + 0.045, -0.02)), "accent")
 
     def draw_saddle(self) -> None:
         s = self.rng.uniform(0.38, 0.46)
         sides = ((s + 0.03, -0.1), (s, 0.08), (s - 0.06, 0.4)), ((s + 0.2, 0.4), (s + 0.22, 0.08), (s + 0.27, -0.1))
-        self.cloth.part([point for side in sides for point in smooth(*self.foot(*side))], self.paints["accent"])
+        self.piece([point for side in sides for point in self.curve(*side)], "accent")
 
     def draw_patch(self) -> None:
         s, z, r = self.rng.uniform(0.72, 0.82), self.sole + self.rng.uniform(0.19, 0.26), self.rng.uniform(0.045, 0.07)
         ring = [(0, 1), (0.7, 0.7), (1, 0), (0.7, -0.7), (0, -1), (-0.7, -0.7), (-1, 0), (-0.7, 0.7), (0, 1)]
-        self.cloth.part(smooth(*((s + 1.25 * r * dx, z + r * dz) for dx, dz in ring)), self.paints["accent"])
+        self.piece(smooth(*((s + 1.25 * r * dx, z + r * dz) for dx, dz in ring)), "accent")
 
     def draw_gore(self) -> None:
         s, top = self.rng.uniform(0.62, 0.67), self.collar
-        sides = (
-            self.foot((s, top + 0.1), (s + 0.02, top - 0.08), (s + 0.08, 0.19)),
-            self.foot((s + 0.1, 0.19), (s + 0.16, top - 0.08), (s + 0.18, top + 0.1)),
-        )
-        self.cloth.part([*smooth(*sides[0]), *smooth(*sides[1])], self.paints["second"])
+        front = self.curve((s, top + 0.1), (s + 0.02, top - 0.08), (s + 0.08, 0.19))
+        back = self.curve((s + 0.1, 0.19), (s + 0.16, top - 0.08), (s + 0.18, top + 0.1))
+        self.piece([*front, *back], "second")
 
     def draw_cuff(self) -> None:
         z = self.collar - self.rng.uniform(0.07, 0.16)
-        self.cloth.part(
-            [*smooth(*self.foot((0.3, z), (0.72, z - 0.02), (1.2, z))), (2, 2), (0.3, 2)], self.paints["second"]
-        )
+        self.piece([*self.curve((0.3, z), (0.72, z - 0.02), (1.2, z)), (2, 2), (0.3, 2)], "second")
 
     def draw_strap(self) -> None:
         z = self.rng.uniform(0.22, self.collar - 0.1)
-        low, high = (self.foot((0.3, z + dz), (0.66, z + dz - 0.02), (1.2, z + dz + 0.01)) for dz in (0.0, 0.055))
-        self.cloth.part([*smooth(*low), *reversed(smooth(*high))], self.paints["accent"])
-        self.cloth.part(
-            self.foot((0.63, z - 0.045), (0.63, z + 0.06), (0.75, z + 0.06), (0.75, z - 0.045)), self.paints["lace"]
-        )
+        low, high = (self.curve((0.3, z + dz), (0.66, z + dz - 0.02), (1.2, z + dz + 0.01)) for dz in (0.0, 0.055))
+        self.piece([*low, *reversed(high)], "accent")
+        self.piece(self.foot((0.63, z - 0.045), (0.63, z + 0.06), (0.75, z + 0.06), (0.75, z - 0.045)), "lace")
 
     def draw_band(self) -> None:
         s = self.rim[0][0] - self.rng.uniform(0.04, 0.06)
-        self.cloth.part(
-            self.foot((s + 0.01, -0.1), (s - 0.04, 0.25), (s + 0.04, 0.25), (s + 0.1, -0.1)), self.paints["accent"]
-        )
+        self.piece(self.foot((s + 0.01, -0.1), (s - 0.04, 0.25), (s + 0.04, 0.25), (s + 0.1, -0.1)), "accent")
 
     def draw_heel(self) -> None:
         shapes = ((0.84, 0.9, 0.96), (0.72, 0.76, 0.985), (0.45, 0.52, 0.99))

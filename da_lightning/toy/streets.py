@@ -11,9 +11,9 @@ machine with the same Pillow.
 
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
@@ -64,39 +64,34 @@ class Style:
     noise: float
 
 
+_PAINTS = {  # by part: hexadecimal colours to choose from, in the game and through the camera
+    "sky": ("489cf5 5cb2ff", "60a0e6 80b4e8 9cbee0"), "horizon": ("bee4ff", "c4dcf4 dcdcdc"),
+    "cloud": ("ffffff", "e2e4e8 ccd0d8"), "skyline": ("8caad6", "a8a6a8"),
+    "road": ("4a4d5c 545664", "5a5a60 686664 525054"), "lane": ("fafafa ffd646", "bcb8ac"),
+    "white": ("fafafa", "bcb8ac"), "sidewalk": ("cec4b6 c2bebe", "a09890 aca092"), "curb": ("e8e4dc", "b4aea6"),
+    "wall": ("ec8c62 f6cd7c e26a60 eee2ca 96badc c4a088", "ba8868 c4a87a 965c4e ccc4b4 8a8e96 a87862"),
+    "trim": ("fcf6ea", "aca498"), "roof": ("b24a3e 745460", "544844 46484e"),
+    "window": ("5ca0de 4680c4", "3a3e44 54585c"), "door": ("784230 2e6c68", "3e322a 363c3a"),
+    "fence": ("f6f0e4 aa7042", "967050 beb8ac"), "grass": ("6ac44a", "688a42"),
+    "leaf": ("3eac42 5cbe3e 289452", "427034 587a34 38623a 747c36"), "trunk": ("805436", "423830"),
+    "pole": ("465468 3c4854", "3e4042 4a4846"), "sign": ("e4282e 1e68e2 ffce1e", "c03034 2c5cae d8ac3c"),
+    "case": ("2a2c30", "24262a"),
+    "car": ("e82c34 246ee8 ffbe1e f0f0f6 2ab896 383a44", "24262a c4c4c2 7c7e82 4e2222 2c384e a09a8e"),
+    "bus": ("ff8c1c e4343c", "b84230 d08a40"), "glass": ("344a6c", "2c3034"), "tyre": ("22222a", "1a1919"),
+    "skin": ("f6c4a0 966446 e0ac82", "b8927a 684a3a a07a62"), "hair": ("462c1e 1e1a1e be823c", "2c2420 181616 6e6052"),
+    "shirt": ("f03e6e ffd632 368cf0 fafafa 82dc50", "423e46 963638 465c86 b2aa9c 786842"),
+    "trousers": ("283c82 464654 8c5a3c", "262832 343232 4c443c"),
+}  # fmt: skip
+
 STYLES: dict[str, Style] = {
     "game": Style(
-        paints={
-            "sky": "489cf5 5cb2ff", "horizon": "bee4ff", "cloud": "ffffff", "skyline": "8caad6",
-            "road": "4a4d5c 545664", "lane": "fafafa ffd646", "white": "fafafa",
-            "sidewalk": "cec4b6 c2bebe", "curb": "e8e4dc",
-            "wall": "ec8c62 f6cd7c e26a60 eee2ca 96badc c4a088", "trim": "fcf6ea", "roof": "b24a3e 745460",
-            "window": "5ca0de 4680c4", "door": "784230 2e6c68", "fence": "f6f0e4 aa7042",
-            "grass": "6ac44a", "leaf": "3eac42 5cbe3e 289452", "trunk": "805436",
-            "pole": "465468 3c4854", "sign": "e4282e 1e68e2 ffce1e", "case": "2a2c30",
-            "car": "e82c34 246ee8 ffbe1e f0f0f6 2ab896 383a44", "bus": "ff8c1c e4343c",
-            "glass": "344a6c", "tyre": "22222a",
-            "skin": "f6c4a0 966446 e0ac82", "hair": "462c1e 1e1a1e be823c",
-            "shirt": "f03e6e ffd632 368cf0 fafafa 82dc50", "trousers": "283c82 464654 8c5a3c",
-        },
+        paints={part: looks[0] for part, looks in _PAINTS.items()},
         spread=14, greenery=0.26, traffic=0.42, leaves=(6, 1.0), sides=(0.78, 1.0), softness=0.0, haze=0.25,
         texture=0.0, exposure=(0.88, 1.08), gamma=(0.9, 1.1), warmth=(-0.03, 0.05), saturation=(0.8, 1.1),
         vignette=0.0, blur=0.0, noise=0.0,
     ),
     "camera": Style(
-        paints={
-            "sky": "60a0e6 80b4e8 9cbee0", "horizon": "c4dcf4 dcdcdc", "cloud": "e2e4e8 ccd0d8", "skyline": "a8a6a8",
-            "road": "5a5a60 686664 525054", "lane": "bcb8ac", "white": "bcb8ac",
-            "sidewalk": "a09890 aca092", "curb": "b4aea6",
-            "wall": "ba8868 c4a87a 965c4e ccc4b4 8a8e96 a87862", "trim": "aca498", "roof": "544844 46484e",
-            "window": "3a3e44 54585c", "door": "3e322a 363c3a", "fence": "967050 beb8ac",
-            "grass": "688a42", "leaf": "427034 587a34 38623a 747c36", "trunk": "423830",
-            "pole": "3e4042 4a4846", "sign": "c03034 2c5cae d8ac3c", "case": "24262a",
-            "car": "24262a c4c4c2 7c7e82 4e2222 2c384e a09a8e", "bus": "b84230 d08a40",
-            "glass": "2c3034", "tyre": "1a1919",
-            "skin": "b8927a 684a3a a07a62", "hair": "2c2420 181616 6e6052",
-            "shirt": "423e46 963638 465c86 b2aa9c 786842", "trousers": "262832 343232 4c443c",
-        },
+        paints={part: looks[1] for part, looks in _PAINTS.items()},
         spread=14, greenery=0.34, traffic=0.5, leaves=(13, 0.68), sides=(0.86, 1.0), softness=3.0, haze=0.5,
         texture=0.1, exposure=(0.86, 1.14), gamma=(0.85, 1.1), warmth=(-0.04, 0.06), saturation=(0.5, 0.75),
         vignette=0.24, blur=0.15, noise=4.0,
@@ -148,10 +143,7 @@ class View:
 
     def polygon(self, points: list[Point], colour: Colour, name: str | None = None, light: float = 1.0) -> None:
         """Fill a polygon; ``name`` is its class, None leaves the labels as they are."""
-        corners = [self.at(point) for point in points]
-        self.pen.polygon(corners, self.lit(colour, points[0][2], light))
-        if name:
-            self.marker.polygon(corners, _ID[name])
+        self._fill("polygon", [self.at(point) for point in points], self.lit(colour, points[0][2], light), name)
 
     def card(self, x: float, z: float, outline: list[Span], colour: Colour, name: str | None = None) -> None:
         """Fill an outline of ``(x offset, height)`` pairs that stands upright and faces us."""
@@ -161,17 +153,19 @@ class View:
         """Fill an upright ellipse of at least one pixel; radii in metres."""
         (u, v), zoom = self.at(centre), self.focal / max(centre[2], _NEAR)
         a, b = max(zoom * radii[0], 0.5), max(zoom * radii[1], 0.5)
-        self.pen.ellipse((u - a, v - b, u + a, v + b), self.lit(colour, centre[2], light))
-        if name:
-            self.marker.ellipse((u - a, v - b, u + a, v + b), _ID[name])
+        self._fill("ellipse", (u - a, v - b, u + a, v + b), self.lit(colour, centre[2], light), name)
 
     def post(self, x: float, z: float, tall: float, width: float, colour: Colour, name: str) -> None:
         """A bar from the ground up that never gets thinner than one pixel of the label map."""
         (u, low), (_, high) = self.at((x, 0, z)), self.at((x, tall, z))
         wide = max(round(self.focal / z * width), _SCALE)
         left = round(u - wide / 2)
-        self.pen.rectangle((left, high, left + wide - 1, low), self.lit(colour, z))
-        self.marker.rectangle((left, high, left + wide - 1, low), _ID[name])
+        self._fill("rectangle", (left, high, left + wide - 1, low), self.lit(colour, z), name)
+
+    def _fill(self, shape: str, place: Sequence[Any], colour: Colour, name: str | None) -> None:
+        getattr(self.pen, shape)(place, colour)
+        if name:
+            getattr(self.marker, shape)(place, _ID[name])
 
     def box(self, x: float, ys: Span, zs: Span, halves: Span, slant: Span, colour: Colour, name: str) -> list[Face]:
         """A box that may narrow upwards (half widths, slant of both ends). Returns the faces in view, the end last."""

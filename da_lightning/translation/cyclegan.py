@@ -7,10 +7,9 @@ import torch
 from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 
-from da_lightning.errors import CheckpointError
 from da_lightning.training.losses import Gan, gan_loss
 from da_lightning.training.module import frozen
-from da_lightning.training.players import Backward, Batch, Player, Step, Term, Updates
+from da_lightning.training.players import Backward, Batch, Step, Term, Updates
 from da_lightning.translation.image_pool import ImagePool
 from da_lightning.translation.linear_decay import LinearDecayTranslation
 from da_lightning.translation.losses import l1
@@ -23,11 +22,9 @@ from da_lightning.translation.networks.cyclegan import (
     official_state,
 )
 from da_lightning.translation.networks.initial_weights import Additive, initialise
-from da_lightning.translation.weights import load_weights
+from da_lightning.translation.weights import load_weights, weight_files
 
 FAKE, REAL = 0.0, 1.0
-
-"""By domain."""
 
 
 class CycleGAN(LinearDecayTranslation):
@@ -77,7 +74,6 @@ class CycleGAN(LinearDecayTranslation):
             return UnetGenerator(width, halvings) if generator == "unet" else ResnetGenerator(width, residuals)
 
         self.generators = nn.ModuleDict({domain: new_generator() for domain in DOMAINS})
-        """By the domain that they translate into."""
         self.discriminators = nn.ModuleDict({domain: PatchDiscriminator(discriminator_width) for domain in DOMAINS})
         self.pools = {domain: ImagePool(pool_size) for domain in DOMAINS}
         initialise(self, "normal")
@@ -86,16 +82,9 @@ class CycleGAN(LinearDecayTranslation):
         if init_from:
             self._load(Path(init_from))
 
-    def players(self) -> dict[str, Player]:
-        return {
-            "generator": self.player([self.generators], self.optimizer_options),
-            "discriminator": self.player(
-                [self.discriminators], self.discriminator_options, self.discriminator_schedule
-            ),
-        }
-
     def generate(self, image: Tensor, to: Domain, style: Tensor | None = None) -> Tensor:
-        return self.generators[to](image)
+        networks: Any = self.tested("generators")
+        return networks[to](image)
 
     def updates(self, batch: Batch) -> Updates:
         real = self.images(batch)
@@ -159,12 +148,7 @@ class CycleGAN(LinearDecayTranslation):
             self.pools[domain].images = list(images[self.global_rank % len(images)])
 
     def _load(self, path: Path) -> None:
-        files = sorted(path.glob("latest_net_*.pth")) if path.is_dir() else [path]
-        if not files:
-            raise CheckpointError(
-                f"Expected latest_net_G_A.pth and the like in {path}, found none: give another folder."
-            )
-        for file in files:
+        for file in weight_files(path, "latest_net_*.pth", "latest_net_G_A.pth"):
             _, found, part = file.stem.rpartition("_net_")
             if not found:
                 load_weights(self, file, dict)

@@ -1,6 +1,5 @@
 """Source and target loaders for unpaired image translation."""
 
-import itertools
 import logging
 import math
 from collections.abc import Sequence
@@ -82,15 +81,15 @@ class UnpairedImages(SourceTargetDataModule):
         if len(tests) == 1:
             raise DataError(f"data.tests names {', '.join(tests)} alone: give both source and target, or neither.")
         resize = Resize(image_size, interpolation)
-        target_resize = resize if target_image_size is None else Resize(target_image_size, interpolation)
+        target_resize = Resize(target_image_size or image_size, interpolation)
+        test_resize = Resize(test_image_size, interpolation) if test_image_size else None
         augment = Augmentation(crop_size, flip, affine or {})
         target_augment = augment if target_affine is None else Augmentation(crop_size, flip, target_affine)
         if source is not None:  # methods that read it are refused without
             self.source_view = TrainingView(source, resize, augment, cache)
         self.target_view = TrainingView(target, target_resize, target_augment, cache)
-        resizes = {"source": resize, "target": target_resize}  # in the order that methods expect
-        if test_image_size is not None:
-            resizes = dict.fromkeys(resizes, Resize(test_image_size, interpolation))
+        # In the order that methods expect.
+        resizes = {"source": test_resize or resize, "target": test_resize or target_resize}
         super().__init__(
             None if source is None else self.source_view,
             self.target_view,
@@ -103,16 +102,15 @@ class UnpairedImages(SourceTargetDataModule):
     @property
     def facts(self) -> DataFacts:
         size = self.training_sizes.get("target") or self.target_view[0, 0]["image"].shape[1:]
-        return DataFacts(
-            image_size=(size[0], size[1]), num_domains=getattr(self.target_view.dataset, "num_domains", None)
-        )
+        num_domains = getattr(self.target_view.dataset, "num_domains", None)
+        return DataFacts(image_size=(size[0], size[1]), num_domains=num_domains)
 
     @property
     def training_sizes(self) -> dict[str, tuple[int, int]]:
         found = {name: cast(TrainingView, getattr(self, f"{name}_view")).sizes() for name in self.batch_sizes}
         several = set().union(*found.values())
         if len(several) > 1:
-            (one, other), *_ = itertools.combinations(sorted(several), 2)
+            one, other = sorted(several)[:2]
             raise DataError(
                 f"Training images are of {len(several)} sizes, such as {one[1]}x{one[0]} and {other[1]}x{other[0]}, "
                 "and make no batches: crop them (data.crop_size), or stretch them to one size "
@@ -124,17 +122,12 @@ class UnpairedImages(SourceTargetDataModule):
 def tell_of_pairs(source: Images | None, target: Images) -> None:
     """Say whether halves of one aligned file are in both domains."""
     if isinstance(source, AlignedImages) and isinstance(target, AlignedImages):
-        shared = {path for _, path in source.files} & {path for _, path in target.files}
-        if shared:
-            log.warning(
-                "Both halves of %d aligned files are in training: pairs, though never shown as such.", len(shared)
-            )
+        if shared := {path for _, path in source.files} & {path for _, path in target.files}:
+            message = "Both halves of %d aligned files are in training: pairs, though never shown as such."
+            log.warning(message, len(shared))
         else:
-            log.info(
-                "Source takes %d aligned files and target %d others: no image has its pair in the other domain.",
-                len(source),
-                len(target),
-            )
+            message = "Source takes %d aligned files and target %d others: no image has its pair in the other domain."
+            log.info(message, len(source), len(target))
 
 
 class Augmentation:
@@ -161,12 +154,8 @@ class Augmentation:
         # On small images v2.RandomAffine takes longer than reading and resizing them.
         strengths = [*self.affine.values(), self.affine["translate"]]
         degrees, shear, scale, right, down = ((2 * torch.rand(5) - 1) * torch.tensor(strengths)).tolist()
-        (height, width), zoom = image.shape[1:], 1 / (1 + scale)
-        cosine, sine, skew = (
-            math.cos(math.radians(degrees)),
-            math.sin(math.radians(degrees)),
-            math.tan(math.radians(shear)),
-        )
+        (height, width), zoom, angle = image.shape[1:], 1 / (1 + scale), math.radians(degrees)
+        cosine, sine, skew = math.cos(angle), math.sin(angle), math.tan(math.radians(shear))
         rows = [
             [zoom * cosine, zoom * (skew * cosine - sine) * height / width, 2 * right],
             [zoom * sine * width / height, zoom * (skew * sine + cosine), 2 * down],
@@ -212,24 +201,22 @@ class TrainingView(_View, views.TrainingView):
             return super().sizes()
         shortest = self.resize.size[0] if self.resize.size and len(self.resize.size) == 1 else 0
         for size in set() if max(crop) <= shortest else super().sizes():
-            if size[0] < crop[0] or size[1] < crop[1]:
-                raise DataError(_too_small("A training image", size, crop))
+            self._check_size("A training image", size)
         return {(crop[0], crop[1])}
 
     def item(self, index: int) -> Item:
         item = super().item(index)
-        sides, crop = item["image"].shape[1:], self.augment.crop_size
-        if crop is not None and (sides[0] < crop[0] or sides[1] < crop[1]):
-            raise DataError(_too_small(self.dataset.name(index), (sides[0], sides[1]), crop))
+        self._check_size(self.dataset.name(index), item["image"].shape[1:])
         return item
+
+    def _check_size(self, name: str, size: Sequence[int]) -> None:
+        crop = self.augment.crop_size
+        if crop is not None and (size[0] < crop[0] or size[1] < crop[1]):
+            raise DataError(
+                f"{name} is {size[1]}x{size[0]} after resizing, smaller than the crop of {crop[1]}x{crop[0]}: raise "
+                "data.image_size or lower data.crop_size."
+            )
 
 
 class EvaluationView(_View, views.EvaluationView):
     """Resized images, addressed by index."""
-
-
-def _too_small(name: str, size: Sequence[int], crop: Sequence[int]) -> str:
-    return (
-        f"{name} is {size[1]}x{size[0]} after resizing, smaller than the crop of {crop[1]}x{crop[0]}: raise "
-        "data.image_size or lower data.crop_size."
-    )

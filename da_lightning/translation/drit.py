@@ -1,5 +1,6 @@
 """DRIT++: Diverse Image-to-Image Translation via Disentangled Representations (Lee et al., ECCV 2018 and IJCV 2020)."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -90,7 +91,7 @@ class DRIT(LinearDecayTranslation):
     ) -> None:
         super().__init__(**options)
         self.save_hyperparameters()
-        self.refuse_accumulation("DRIT")
+        self.refuse_accumulation()
         self.concat, self.style_dim = concat, style_dim
         self.content_iters, self.content_lr_factor = content_iters, content_lr_factor
         self.content_clip_norm = content_clip_norm
@@ -115,29 +116,25 @@ class DRIT(LinearDecayTranslation):
             load_weights(self, init_from, official_state)
 
     def players(self) -> dict[str, Player]:
+        discriminator = self.discriminator_player(self.discriminators, self.random_discriminators)
         content = [Group(list(self.content_discriminator.parameters()), self.content_lr_factor)]
         return {
-            "generator": self.player(
-                [self.content_encoder, self.attribute_encoders, self.generator], self.optimizer_options
-            ),
-            "discriminator": self.player(
-                [self.discriminators, self.random_discriminators],
-                self.discriminator_options,
-                self.discriminator_schedule,
-            ),
-            "content_discriminator": Player(
-                content, self.discriminator_options, self.content_clip_norm, self.discriminator_schedule
-            ),
+            "generator": self.generator_player(self.content_encoder, self.attribute_encoders, self.generator),
+            "discriminator": discriminator,
+            "content_discriminator": replace(discriminator, groups=content, clip_norm=self.content_clip_norm),
         }
 
     # -- translation -------------------------------------------------------------------------------------------------
 
     def generate(self, image: Tensor, to: Domain, style: Tensor | None) -> Tensor:
-        return self.generator(self.content_encoder(image, other(to)), style, to)
+        return self.tested("generator")(self.tested("content_encoder")(image, other(to)), style, to)
 
     def encode_style(self, image: Tensor, domain: Domain) -> Tensor:
         """The mean of the attribute code (official code draws from its distribution, at test time too)."""
-        code = self.attribute_encoders[domain](image)
+        return self._mean_style(self.tested("attribute_encoders"), image, domain)
+
+    def _mean_style(self, encoders: Any, image: Tensor, domain: Domain) -> Tensor:
+        code = encoders[domain](image)
         return code[0] if self.concat else code
 
     # -- training ----------------------------------------------------------------------------------------------------
@@ -164,25 +161,23 @@ class DRIT(LinearDecayTranslation):
 
         yield Backward("discriminator", self._discriminator_terms(images, shown, translations, random))
         yield Step("discriminator")
-        detached = {domain: contents[domain].detach() for domain in DOMAINS}
-        yield Backward("content_discriminator", self._content_terms(detached))
+        yield Backward("content_discriminator", self._content_terms(contents))
         yield Step("content_discriminator")
 
         contents_again = {other(domain): self.content_encoder(translations[domain], domain) for domain in DOMAINS}
         styles_again, _ = self._styles(translations)
         for domain in DOMAINS:
             cycle = self.generator(contents_again[domain], styles_again[domain], domain)
-            with frozen(self.discriminators, self.content_discriminator):
-                adversarial = generator_loss(self.discriminators[domain], translations[domain], "vanilla")
+            reconstruction = l1(reconstructions[domain], images[domain])
+            adversarial = generator_loss(self.discriminators[domain], translations[domain], "vanilla")
+            with frozen(self.content_discriminator):
                 confusion = gan_loss(self.content_discriminator(contents[domain]), 0.5, "vanilla")
             terms |= {
                 f"adversarial_{domain}": Term(adversarial, self.adversarial_weight),
                 f"content_{domain}": Term(confusion, self.content_weight),
                 f"content_kl_{domain}": Term(mean_square(contents[domain]), self.kl_weight),
                 f"cycle_{domain}": Term(l1(cycle, images[domain]), self.cycle_weight),
-                f"reconstruction_{domain}": Term(
-                    l1(reconstructions[domain], images[domain]), self.reconstruction_weight
-                ),
+                f"reconstruction_{domain}": Term(reconstruction, self.reconstruction_weight),
             }
         yield Backward("generator", terms)
         yield Step("generator")
@@ -196,10 +191,8 @@ class DRIT(LinearDecayTranslation):
         count = len(images["source"]) // 2
         if count == 0:
             raise UserError("Expected at least two images of each domain in a batch for DRIT: raise data.batch_size.")
-        return (
-            {domain: image[:count] for domain, image in images.items()},
-            {domain: image[count : 2 * count] for domain, image in images.items()},
-        )
+        first, second = slice(count), slice(count, 2 * count)
+        return {d: image[first] for d, image in images.items()}, {d: image[second] for d, image in images.items()}
 
     def _contents(self, images: ByDomain) -> ByDomain:
         return {domain: self.content_encoder(images[domain], domain) for domain in DOMAINS}
@@ -221,19 +214,13 @@ class DRIT(LinearDecayTranslation):
 
     def _random_translations(self, contents: ByDomain, drawn: list[Tensor]) -> dict[Domain, tuple[Tensor, ...]]:
         """For each of ``drawn``, the images that have it as attribute code and content from the other domain."""
-        count = len(drawn)
-        return {
-            domain: self.generator(contents[other(domain)].repeat(count, 1, 1, 1), torch.cat(drawn), domain).chunk(
-                count
-            )
-            for domain in DOMAINS
-        }
+        repeated = {domain: content.repeat(len(drawn), 1, 1, 1) for domain, content in contents.items()}
+        styles = torch.cat(drawn)
+        return {d: self.generator(repeated[other(d)], styles, d).chunk(len(drawn)) for d in DOMAINS}
 
     def _content_terms(self, contents: ByDomain) -> dict[str, Term]:
-        return {
-            domain: Term(gan_loss(self.content_discriminator(contents[domain]), CONTENT_LABELS[domain], "vanilla"))
-            for domain in DOMAINS
-        }
+        scores = {domain: self.content_discriminator(contents[domain].detach()) for domain in DOMAINS}
+        return {domain: Term(gan_loss(scores[domain], CONTENT_LABELS[domain], "vanilla")) for domain in DOMAINS}
 
     def _discriminator_terms(
         self, images: ByDomain, shown: ByDomain, translations: ByDomain, random: dict[Domain, tuple[Tensor, ...]]
@@ -241,19 +228,18 @@ class DRIT(LinearDecayTranslation):
         terms = {}
         for domain in DOMAINS:
             own, second = self.discriminators[domain], self.random_discriminators[domain]
-            terms[f"adversarial_{domain}"] = Term(
-                discriminator_loss(own, images[domain], translations[domain], "vanilla")
-            )
+            loss = discriminator_loss(own, images[domain], translations[domain], "vanilla")
             losses = [discriminator_loss(second, shown[domain], fake, "vanilla") for fake in random[domain]]
+            terms[f"adversarial_{domain}"] = Term(loss)
             terms[f"random_adversarial_{domain}"] = Term(torch.stack(losses).sum())
         return terms
 
     def _random_terms(self, random: dict[Domain, tuple[Tensor, ...]], drawn: list[Tensor]) -> dict[str, Term]:
         terms = {}
         for domain in DOMAINS:
-            with frozen(self.random_discriminators, self.attribute_encoders):
-                losses = [generator_loss(self.random_discriminators[domain], f, "vanilla") for f in random[domain]]
-                regressed = self.encode_style(random[domain][0], domain)
+            losses = [generator_loss(self.random_discriminators[domain], fake, "vanilla") for fake in random[domain]]
+            with frozen(self.attribute_encoders):
+                regressed = self._mean_style(self.attribute_encoders, random[domain][0], domain)
             terms[f"random_adversarial_{domain}"] = Term(torch.stack(losses).sum(), self.adversarial_weight)
             terms[f"regression_{domain}"] = Term(l1(regressed, drawn[0]), self.regression_weight)
             if self.mode_seeking_weight:

@@ -3,12 +3,11 @@
 from typing import Any, NamedTuple
 
 import torch
-from pydantic import NonNegativeInt, PositiveInt
+from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from da_lightning.training.losses import Gan
-from da_lightning.training.module import frozen
-from da_lightning.training.players import Backward, Batch, Group, Player, Step, Term, Updates
+from da_lightning.training.players import Backward, Batch, Step, Term, Updates
 from da_lightning.training.schedules import steps
 from da_lightning.translation.losses import discriminator_loss, generator_loss, l1
 from da_lightning.translation.module import DOMAINS, ByDomain, TranslationModule, other
@@ -45,13 +44,8 @@ class LatentTranslation(TranslationModule):
         share_fakes: One forward pass of the generators serves both updates: same gradients in expectation. ``False``
             draws noise anew for the generators, as the official code does.
         lr_step, lr_gamma: Learning rates are multiplied by ``lr_gamma`` every ``lr_step`` iterations.
-        downsamples: Halvings of an image before its code.
-        init_from: Weights to begin with: files of the official code (``gen_*.pt``, ``dis_*.pt``) or a checkpoint of
-            ours.
         options: See :class:`~da_lightning.translation.module.TranslationModule`.
     """
-
-    generators: nn.ModuleDict
 
     def __init__(
         self,
@@ -67,15 +61,12 @@ class LatentTranslation(TranslationModule):
         share_fakes: bool = True,
         lr_step: PositiveInt = 100_000,
         lr_gamma: float = 0.5,
-        downsamples: NonNegativeInt = 2,
-        init_from: str | list[str] | None = None,
         **options: Any,
     ) -> None:
         super().__init__(**options)
         self.adversarial_weight, self.reconstruction_weight = adversarial_weight, reconstruction_weight
         self.cycle_weight, self.perceptual_weight = cycle_weight, perceptual_weight
         self.perceptual_features, self.gan, self.share_fakes = perceptual_features, gan, share_fakes
-        self.stride = 2**downsamples
         # The official schedule is stepped before the update.
         self.use_schedule(steps(self.max_iters, lr_gamma, every=lr_step, ahead=1))
         self._perceptual: tuple[PerceptualDistance, ...] = ()
@@ -84,7 +75,7 @@ class LatentTranslation(TranslationModule):
         initialise(self.discriminators, "normal")
 
     def load_initial(self, init_from: str | list[str] | None) -> None:
-        """Load ``init_from``, once all networks are there."""
+        """Once all networks are there, load files of the official code (``gen_*.pt``, ``dis_*.pt``) or a checkpoint."""
         for path in [init_from] if isinstance(init_from, str) else init_from or []:
             load_weights(self, path, nvlabs_state)
 
@@ -104,19 +95,6 @@ class LatentTranslation(TranslationModule):
 
     # -- training ----------------------------------------------------------------------------------------------------
 
-    def players(self) -> dict[str, Player]:
-        return {
-            "generator": Player(
-                [Group(list(self.generators.parameters()))], self.optimizer_options, self.clip_norm, self.schedule
-            ),
-            "discriminator": Player(
-                [Group(list(self.discriminators.parameters()))],
-                self.discriminator_options,
-                self.clip_norm,
-                self.discriminator_schedule,
-            ),
-        }
-
     def on_train_start(self) -> None:
         if self.perceptual_weight:
             # In a tuple it is no submodule: no checkpoint or optimiser holds its weights.
@@ -134,19 +112,16 @@ class LatentTranslation(TranslationModule):
         yield Step("generator")
 
     def _discriminator_terms(self, images: ByDomain, forward: Forward) -> dict[str, Term]:
-        return {
-            f"adversarial_{domain}": Term(
-                discriminator_loss(self.discriminators[domain], images[domain], forward.translations[domain], self.gan),
-                self.adversarial_weight,
-            )
-            for domain in DOMAINS
-        }
+        terms = {}
+        for domain, discriminator in self.discriminators.items():
+            loss = discriminator_loss(discriminator, images[domain], forward.translations[domain], self.gan)
+            terms[f"adversarial_{domain}"] = Term(loss, self.adversarial_weight)
+        return terms
 
     def _generator_terms(self, images: ByDomain, forward: Forward) -> dict[str, Term]:
         terms = {}
         for domain in DOMAINS:
-            with frozen(self.discriminators):
-                adversarial = generator_loss(self.discriminators[domain], forward.translations[domain], self.gan)
+            adversarial = generator_loss(self.discriminators[domain], forward.translations[domain], self.gan)
             terms[f"adversarial_{domain}"] = Term(adversarial, self.adversarial_weight)
             reconstruction = l1(forward.reconstructions[domain], images[domain])
             terms[f"reconstruction_{domain}"] = Term(reconstruction, self.reconstruction_weight)

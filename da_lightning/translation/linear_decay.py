@@ -1,14 +1,10 @@
 """What CycleGAN, DRIT and StarGAN share: the learning rate's course, and what they ask of a batch."""
 
 import warnings
-from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
-
 from da_lightning.errors import UserError
-from da_lightning.training.players import Group, Player
-from da_lightning.training.schedules import Schedule, linear
+from da_lightning.training.schedules import linear
 from da_lightning.translation.module import TranslationModule
 
 
@@ -25,12 +21,7 @@ class LinearDecayTranslation(TranslationModule):
         self.decay_from = self.max_iters // 2 if decay_from is None else decay_from
         self.use_schedule(linear(self.max_iters, decay_from=self.decay_from))
 
-    def player(self, networks: list[nn.Module], options: Mapping[str, Any], schedule: Schedule | None = None) -> Player:
-        """All parameters of ``networks``, at one learning rate."""
-        parameters = [parameter for network in networks for parameter in network.parameters()]
-        return Player([Group(parameters)], options, self.clip_norm, schedule or self.schedule)
-
-    def refuse_accumulation(self, name: str) -> None:
+    def refuse_accumulation(self) -> None:
         """For methods whose players step unequally often, which would mix the gradients of several batches.
 
         Raises:
@@ -38,8 +29,8 @@ class LinearDecayTranslation(TranslationModule):
         """
         if self.accumulate > 1:
             raise UserError(
-                f"Expected method.accumulate=1 for {name}, whose players step unequally often, but found "
-                f"{self.accumulate}; raise data.batch_size instead."
+                f"Expected method.accumulate=1 for {type(self).__name__}, whose players step unequally often, but "
+                f"found {self.accumulate}; raise data.batch_size instead."
             )
 
     def on_train_start(self) -> None:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from da_lightning.training.losses import Gan, gan_loss
+from da_lightning.training.module import frozen
 
 
 def discriminator_loss(discriminator: nn.Module, real: Tensor, fake: Tensor, gan: Gan) -> Tensor:
@@ -24,8 +25,9 @@ def judged_loss(scores: Sequence[Tensor], gan: Gan) -> Tensor:
 
 
 def generator_loss(discriminator: nn.Module, fake: Tensor, gan: Gan) -> Tensor:
-    """Fake scored 1, summed over a discriminator's scales."""
-    return torch.stack([gan_loss(score, 1.0, gan) for score in discriminator(fake)]).sum()
+    """Fake scored 1, summed over a discriminator's scales; the discriminator gets no gradient."""
+    with frozen(discriminator):
+        return torch.stack([gan_loss(score, 1.0, gan) for score in discriminator(fake)]).sum()
 
 
 def l1(one: Tensor, other: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -45,11 +45,11 @@ class DomainScores:
     def __init__(self, networks: Mapping[Metric, nn.Module], device: torch.device, inputs: int = INPUTS) -> None:
         self.networks, self.inputs = networks, inputs if "lpips" in networks else 0
         self.cycle = _mean(device)
-        self.distances: dict[Metric, FrechetInceptionDistance | KernelInceptionDistance] = {}
-        if "fid" in networks:
-            self.distances["fid"] = FrechetInceptionDistance(_Features(networks["fid"])).to(device)
-        if "kid" in networks:
-            self.distances["kid"] = _KernelDistance(_Features(networks["kid"])).to(device)
+        self.distances = {
+            metric: kind(_Features(networks[metric])).to(device)
+            for metric, kind in _DISTANCES.items()
+            if metric in networks
+        }
         self.diversity = _mean(device)
 
     def add(self, images: Tensor, real: bool) -> None:
@@ -68,11 +68,10 @@ class DomainScores:
 
     def compute(self) -> dict[str, Tensor]:
         """``cycle_l1`` and each metric by name; KID draws subsets from torch's global generator."""
-        scores = {"cycle_l1": self.cycle.compute()}
-        for metric, distance in self.distances.items():
-            computed = distance.compute()
-            scores[metric] = computed[0] if isinstance(computed, tuple) else computed  # KID comes with its deviation
-        return scores | ({"lpips": self.diversity.compute()} if "lpips" in self.networks else {})
+        parts: dict[Any, Any] = {"cycle_l1": self.cycle, **self.distances}
+        if "lpips" in self.networks:
+            parts["lpips"] = self.diversity
+        return {name: part.compute() for name, part in parts.items()}
 
 
 def score_name(metric: str, network: str | None = None, weights: str | None = None) -> str:
@@ -146,9 +145,12 @@ class _KernelDistance(KernelInceptionDistance):
         for state in ("real_features", "fake_features"):
             self.add_state(state, [], dist_reduce_fx="cat")  # without, ranks wait for each other's missing batches
 
-    def compute(self) -> tuple[Tensor, Tensor]:
+    def compute(self) -> Tensor:  # type: ignore[override]  # without its deviation
         self.subset_size = min(1000, *(len(dim_zero_cat(state)) for state in (self.real_features, self.fake_features)))
-        return super().compute()
+        return super().compute()[0]
+
+
+_DISTANCES: dict[Metric, type[Any]] = {"fid": FrechetInceptionDistance, "kid": _KernelDistance}
 
 
 def _mean(device: torch.device) -> MeanMetric:

@@ -1,7 +1,8 @@
 """What all translation methods share: translating any image, test scores, pictures."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -14,7 +15,8 @@ from da_lightning.seeds import mixed_seed
 from da_lightning.training.exportable import Exportable
 from da_lightning.training.module import AdaptationModule
 from da_lightning.training.optimizers import optimizer_options
-from da_lightning.training.schedules import Schedule, ScheduleOptions, make_schedule
+from da_lightning.training.players import Group, Player
+from da_lightning.training.schedules import ScheduleOptions, make_schedule
 from da_lightning.translation.metrics import INPUTS, PAIRS, DomainScores, Metric, metric_networks, score_name
 
 log = logging.getLogger(__name__)
@@ -43,6 +45,8 @@ def other(domain: Domain) -> Domain:
 class TranslationModule(AdaptationModule):
     """Translators between two domains. A subclass says how one image is translated (:meth:`generate`).
 
+    Losses call its networks; :meth:`generate` and :meth:`encode_style` call those that are :meth:`tested`.
+
     Images are float32 RGB [B, 3, H, W] in [-1, 1].
 
     Args:
@@ -58,6 +62,10 @@ class TranslationModule(AdaptationModule):
         discriminator_schedule: Of the discriminators; ``None`` is as ``schedule``.
     """
 
+    generators: Any
+    """By the domain that they translate into."""
+    discriminators: Any
+    """By the domain that they judge. A method with other networks has :meth:`players` of its own."""
     style_dim = 0
     """Length of a style code; 0 where an image has one translation."""
     num_domains = 2
@@ -85,14 +93,8 @@ class TranslationModule(AdaptationModule):
         self._discriminator_schedule = discriminator_schedule
         self.metrics, self._compared_by = metrics or (), (features, features_from)
         self._networks: dict[Metric, nn.Module] = {}
-        self.score_names: dict[str, str] = {
-            metric: score_name(metric, features, features_from) for metric in self.metrics
-        }
+        self.score_names = {str(metric): score_name(metric, *self._compared_by) for metric in self.metrics}
         self.objective = f"target/{self.score_names.get('fid', 'cycle_l1')}"
-
-    @property
-    def discriminator_schedule(self) -> Schedule:
-        return make_schedule(self._discriminator_schedule, self.max_iters, self.schedule)
 
     # -- what a method says ------------------------------------------------------------------------------------------
 
@@ -129,9 +131,27 @@ class TranslationModule(AdaptationModule):
         """Translations into ``to``, RGB in [0, 1]; where there are styles, under the further input ``style``."""
         further = {"style": lambda count: torch.randn(count, self.style_dim)} if self.style_dim else {}
         about = {**ABOUT, "to": to, "style_dim": self.style_dim}
-        return Exportable(_Translator(self, to), "translation", about, further, self.stride)
+        translator = Translator(self, lambda image, style: self.generate(image, to, style))
+        return Exportable(translator, "translation", about, further, self.stride)
 
     # -- training ----------------------------------------------------------------------------------------------------
+
+    def players(self) -> dict[str, Player]:
+        return {
+            "generator": self.generator_player(self.generators),
+            "discriminator": self.discriminator_player(self.discriminators),
+        }
+
+    def generator_player(self, *networks: nn.Module) -> Player:
+        """All parameters of ``networks``, under the options of generators."""
+        parameters = list(nn.ModuleList(networks).parameters())
+        return Player([Group(parameters)], self.optimizer_options, self.clip_norm, self.schedule)
+
+    def discriminator_player(self, *networks: nn.Module) -> Player:
+        """The same under those of discriminators."""
+        schedule = make_schedule(self._discriminator_schedule, self.max_iters, self.schedule)
+        player = self.generator_player(*networks)
+        return replace(player, optimizer=self.discriminator_options, schedule=schedule)
 
     def images(self, batch: dict[str, dict[str, Tensor]]) -> dict[Domain, Tensor]:
         """The images of a training batch by domain.
@@ -190,10 +210,10 @@ class TranslationModule(AdaptationModule):
         inputs = len(range(self.global_rank, INPUTS, self.trainer.world_size))
         for network in self._networks.values():
             network.to(self.device)
-        self._scores = {domain: DomainScores(self._networks, self.device, inputs) for domain in self._tested()}
+        self._scores = {domain: DomainScores(self._networks, self.device, inputs) for domain in self._test_domains()}
 
     def test_step(self, batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
-        domain = self._tested()[dataloader_idx]
+        domain = self._test_domains()[dataloader_idx]
         image, own, across = batch["image"], self._scores[domain], self._scores.get(other(domain))
         # An image's own draws, whatever batch and device it is in.
         seeds = [mixed_seed(self.seed, dataloader_idx, index) for index in batch["index"].tolist()]
@@ -218,7 +238,7 @@ class TranslationModule(AdaptationModule):
             computed = scores.compute()
             self.log_dict({f"{domain}/{self.score_names.get(name, name)}": computed[name] for name in computed})
 
-    def _tested(self) -> Sequence[Domain]:
+    def _test_domains(self) -> Sequence[Domain]:
         """The domains of the test sets, in their order."""
         return getattr(getattr(self.trainer, "datamodule", None), "test_names", None) or DOMAINS
 
@@ -236,18 +256,15 @@ class TranslationModule(AdaptationModule):
         return [as_uint8(column) for column in columns]
 
 
-class _Translator(nn.Module):
-    def __init__(self, module: TranslationModule, to: Domain) -> None:
+class Translator(nn.Module):
+    """What ``generate`` of ``module`` makes of an image in [0, 1] and a further input; values beyond are clamped."""
+
+    def __init__(self, module: TranslationModule, generate: Callable[[Tensor, Any], Tensor]) -> None:
         super().__init__()
-        self.module, self.to_domain = module, to
+        self.module, self.generate = module, generate
 
-    def forward(self, image: Tensor, style: Tensor | None = None) -> Tensor:
-        return as_unit(self.module.generate(image * 2 - 1, self.to_domain, style))
-
-
-def as_unit(image: Tensor) -> Tensor:
-    """Images in [-1, 1] in [0, 1]; values beyond are clamped, as in files."""
-    return ((image + 1) / 2).clamp(0, 1)
+    def forward(self, image: Tensor, further: Tensor | None = None) -> Tensor:
+        return ((self.generate(image * 2 - 1, further) + 1) / 2).clamp(0, 1)
 
 
 def dithered(image: Tensor, generator: torch.Generator | None = None) -> Tensor:

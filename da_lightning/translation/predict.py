@@ -108,8 +108,7 @@ class Translate:
 
     def _domain(self, module: TranslationModule) -> Domain:
         """``to`` as ``module`` knows it: one of several domains by number, which StarGAN takes, one of two by name."""
-        is_name = isinstance(self.to, str) or module.num_domains > 2
-        return cast(Domain, self.to if is_name else DOMAINS[cast(int, self.to)])
+        return DOMAINS[self.to] if isinstance(self.to, int) and module.num_domains == 2 else cast(Domain, self.to)
 
     def _read(self, path: Path) -> Tensor:
         """RGB [3, H, W] in [-1, 1]."""

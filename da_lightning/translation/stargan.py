@@ -6,16 +6,15 @@ from typing import Any
 
 import torch
 from pydantic import NonNegativeInt, PositiveInt
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from da_lightning.errors import CheckpointError
 from da_lightning.training.exportable import Exportable
 from da_lightning.training.module import frozen
 from da_lightning.training.players import Backward, Batch, Player, Step, Term, Updates
 from da_lightning.translation.linear_decay import LinearDecayTranslation
 from da_lightning.translation.losses import l1
-from da_lightning.translation.module import ABOUT, DOMAINS, Domain, as_unit
+from da_lightning.translation.module import ABOUT, DOMAINS, Domain, Translator
 from da_lightning.translation.networks.cyclegan import GeneratorName
 from da_lightning.translation.networks.initial_weights import Additive
 from da_lightning.translation.networks.stargan import (
@@ -24,7 +23,7 @@ from da_lightning.translation.networks.stargan import (
     StarUnetGenerator,
     official_state,
 )
-from da_lightning.translation.weights import load_weights
+from da_lightning.translation.weights import load_weights, weight_files
 
 
 class StarGAN(LinearDecayTranslation):
@@ -75,16 +74,13 @@ class StarGAN(LinearDecayTranslation):
     ) -> None:
         super().__init__(**options)
         self.save_hyperparameters()
-        self.refuse_accumulation("StarGAN")
+        self.refuse_accumulation()
         self.classification_weight, self.reconstruction_weight = classification_weight, reconstruction_weight
         self.penalty_weight, self.critic_steps = penalty_weight, critic_steps
         self.stride = 2**halvings if generator == "unet" else 4
         self.num_domains = num_domains
-        network: nn.Module = (
-            StarUnetGenerator(num_domains, width, halvings)
-            if generator == "unet"
-            else StarGenerator(num_domains, width, residuals)
-        )
+        kind, depth = (StarUnetGenerator, halvings) if generator == "unet" else (StarGenerator, residuals)
+        network = kind(num_domains, width, depth)
         self.generator = Additive(network) if additive else network
         self.discriminator = StarDiscriminator(num_domains, discriminator_width, discriminator_layers, class_kernel)
         if init_from:
@@ -92,25 +88,20 @@ class StarGAN(LinearDecayTranslation):
 
     def players(self) -> dict[str, Player]:
         return {
-            "generator": self.player([self.generator], self.optimizer_options),
-            "discriminator": self.player([self.discriminator], self.discriminator_options, self.discriminator_schedule),
+            "generator": self.generator_player(self.generator),
+            "discriminator": self.discriminator_player(self.discriminator),
         }
 
     def generate(self, image: Tensor, to: Domain | int | Tensor, style: Tensor | None = None) -> Tensor:
         """Translate ``image`` into one domain, by name or number, or each sample into its own: ``to`` int64 [B]."""
         number = torch.as_tensor(DOMAINS.index(to) if isinstance(to, str) else to, device=image.device)
-        return self.generator(image, number.expand(len(image)))
+        return self.tested("generator")(image, number.expand(image.shape[0]))  # len() would be fixed in exports
 
     def exportable(self) -> Exportable:  # type: ignore[override]  # where to is an input
         """Translations into domains by number, the further input ``domain`` int64 [B]; RGB in [0, 1]."""
-        count = self.num_domains
-        return Exportable(
-            _StarTranslator(self.generator),
-            "translation",
-            {**ABOUT, "num_domains": count},
-            {"domain": lambda batch: torch.randint(count, (batch,))},
-            self.stride,
-        )
+        about = {**ABOUT, "num_domains": self.num_domains}
+        further = {"domain": lambda count: torch.randint(self.num_domains, (count,))}
+        return Exportable(Translator(self, self.generate), "translation", about, further, self.stride)
 
     def updates(self, batch: Batch) -> Updates:
         real = torch.cat(list(self.images(batch).values()))
@@ -152,24 +143,10 @@ class StarGAN(LinearDecayTranslation):
         return (slope.flatten(1).norm(dim=1) - 1).square().mean()
 
     def _load(self, path: Path) -> None:
-        files = [path]
-        if path.is_dir():
-            latest = [sorted(path.glob(f"*-{part}.ckpt"), key=_iteration)[-1:] for part in ("G", "D")]
-            files = [file for files in latest for file in files]
-        if not files:
-            raise CheckpointError(f"Expected 200000-G.ckpt and the like in {path}, found none: give another folder.")
-        for file in files:
-            network = {"G": self.generator, "D": self.discriminator}.get(file.stem.rpartition("-")[2], self)
-            load_weights(network, file, official_state)
-
-
-class _StarTranslator(nn.Module):
-    def __init__(self, generator: nn.Module) -> None:
-        super().__init__()
-        self.generator = generator
-
-    def forward(self, image: Tensor, domain: Tensor) -> Tensor:
-        return as_unit(self.generator(image * 2 - 1, domain))
+        files = sorted(weight_files(path, "*-[DG].ckpt", "200000-G.ckpt"), key=_iteration)
+        latest = {file.stem.rpartition("-")[2]: file for file in files}
+        for part, file in sorted(latest.items(), reverse=True):  # the generator first
+            load_weights({"G": self.generator, "D": self.discriminator}.get(part, self), file, official_state)
 
 
 def _domains(sample: dict[str, Tensor], default: int) -> Tensor:

@@ -1,6 +1,6 @@
 """UNIT: Unsupervised Image-to-Image Translation Networks (Liu et al., NIPS 2017)."""
 
-from typing import Any, cast
+from typing import Any
 
 import torch
 from pydantic import NonNegativeInt, PositiveInt
@@ -24,6 +24,8 @@ class UNIT(LatentTranslation):
         cycle_kl_weight: The same of the translations' codes.
         shared_layers: Residual blocks around the code that are the same module in both domains.
         width, residuals, downsamples: See :class:`~da_lightning.translation.networks.unit.UNITGenerator`.
+        init_from: Weights to begin with: files of the official code (``gen_*.pt``, ``dis_*.pt``) or a checkpoint of
+            ours.
         options: See :class:`~da_lightning.translation.latent.LatentTranslation`.
     """
 
@@ -38,8 +40,9 @@ class UNIT(LatentTranslation):
         init_from: str | list[str] | None = None,
         **options: Any,
     ) -> None:
-        super().__init__(downsamples=downsamples, init_from=init_from, **options)
+        super().__init__(**options)
         self.save_hyperparameters()
+        self.stride = 2**downsamples
         self.kl_weight, self.cycle_kl_weight = kl_weight, cycle_kl_weight
         source, target = (UNITGenerator(width, downsamples, residuals) for _ in DOMAINS)
         share_layers(source, target, shared_layers)
@@ -47,14 +50,15 @@ class UNIT(LatentTranslation):
         self.load_initial(init_from)
 
     def generate(self, image: Tensor, to: Domain, style: Tensor | None) -> Tensor:
-        return self._generator(to).decoder(self._generator(other(to)).encoder(image))
+        networks: Any = self.tested("generators")
+        return networks[to].decoder(networks[other(to)].encoder(image))
 
     def forward_pass(self, images: ByDomain) -> Forward:
-        codes = {domain: self._generator(domain).encoder(images[domain]) for domain in DOMAINS}
+        codes = {domain: self.generators[domain].encoder(images[domain]) for domain in DOMAINS}
         noisy = {domain: codes[domain] + self.noise(codes[domain].shape) for domain in DOMAINS}
         reconstructions, translations = {}, {}
         for domain in DOMAINS:
-            decoded = self._generator(domain).decoder(torch.cat((noisy[domain], noisy[other(domain)])))
+            decoded = self.generators[domain].decoder(torch.cat((noisy[domain], noisy[other(domain)])))
             reconstructions[domain], translations[domain] = decoded.chunk(2)
         return Forward(codes, reconstructions, translations, {}, {})
 
@@ -62,13 +66,10 @@ class UNIT(LatentTranslation):
         terms = {f"kl_{domain}": Term(mean_square(forward.codes[domain]), self.kl_weight) for domain in DOMAINS}
         if not (self.cycle_weight or self.cycle_kl_weight):
             return terms
-        codes = {other(domain): self._generator(domain).encoder(forward.translations[domain]) for domain in DOMAINS}
+        codes = {other(domain): self.generators[domain].encoder(forward.translations[domain]) for domain in DOMAINS}
         for domain, code in codes.items():
             terms[f"cycle_kl_{domain}"] = Term(mean_square(code), self.cycle_kl_weight)
             if self.cycle_weight:
-                cycle = self._generator(domain).decoder(code + self.noise(code.shape))
+                cycle = self.generators[domain].decoder(code + self.noise(code.shape))
                 terms[f"cycle_{domain}"] = Term(l1(cycle, images[domain]), self.cycle_weight)
         return terms
-
-    def _generator(self, domain: Domain) -> UNITGenerator:
-        return cast(UNITGenerator, self.generators[domain])

@@ -1,6 +1,6 @@
 """UNIT for adapting a classifier (Liu et al., NIPS 2017, section "Domain Adaptation")."""
 
-from typing import Any, cast
+from typing import Any
 
 import lightning.pytorch as L
 import torch
@@ -95,8 +95,8 @@ class UNITClassifier(UNIT):
                 "data.source: raise it to the number of classes."
             )
         if self.iteration < self.source_iters:
-            image, networks = batch["source"]["image"], {domain: self._classifier(domain) for domain in DOMAINS}
-            features = {domain: network.features(network.maps(image)) for domain, network in networks.items()}
+            image, networks = batch["source"]["image"], self.discriminators.items()
+            features = {domain: network.features(network.maps(image)) for domain, network in networks}
             terms = {f"class_{domain}": self._class_term(domain, features[domain]) for domain in DOMAINS}
             yield Backward("discriminator", terms)
             yield Step("discriminator")
@@ -106,7 +106,7 @@ class UNITClassifier(UNIT):
     def _discriminator_terms(self, images: ByDomain, forward: Forward) -> dict[str, Term]:
         terms, features = {}, {}
         for domain in DOMAINS:
-            network = self._classifier(domain)
+            network = self.discriminators[domain]
             maps = network.maps(torch.cat((images[domain], forward.translations[domain].detach())))
             terms[f"adversarial_{domain}"] = Term(judged_loss([network.judge(maps)], self.gan), self.adversarial_weight)
             features[domain] = [network.features(half) for half in maps.chunk(2)]
@@ -118,11 +118,8 @@ class UNITClassifier(UNIT):
             terms["features"] = Term(distance, self.feature_weight)
         return terms
 
-    def _classifier(self, domain: str) -> ClassifierDiscriminator:
-        return cast(ClassifierDiscriminator, self.discriminators[domain])
-
     def _class_term(self, domain: str, features: Tensor) -> Term:
-        logits = self._classifier(domain).classifier(features).float()
+        logits = self.discriminators[domain].classifier(features).float()
         return Term(F.cross_entropy(logits, self._label), self.class_weight)
 
     # -- evaluation --------------------------------------------------------------------------------------------------
@@ -133,7 +130,8 @@ class UNITClassifier(UNIT):
 
     def test_step(self, batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
         domain = DOMAINS[dataloader_idx]
-        self._accuracies[domain].update(self._classifier(domain).classify(batch["image"]), batch["label"])
+        classifiers: Any = self.tested("discriminators")
+        self._accuracies[domain].update(classifiers[domain].classify(batch["image"]), batch["label"])
         super().test_step(batch, batch_idx, dataloader_idx)
 
     def on_test_epoch_end(self) -> None:

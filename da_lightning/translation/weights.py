@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +10,13 @@ from torch import Tensor, nn
 
 from da_lightning.errors import CheckpointError
 from da_lightning.training.checkpoints import read_checkpoint
-from da_lightning.training.weights import check_children
+from da_lightning.training.weights import check_children, tested_weights
 
 logger = logging.getLogger(__name__)
 
 State = dict[str, Tensor]
+Patterns = Sequence[tuple[str, Any]]
+"""What ``re.sub`` looks for in names, and what it puts there."""
 
 
 def load_weights(module: nn.Module, path: str | Path, official: Callable[[Mapping[str, Any]], State]) -> None:
@@ -28,7 +30,7 @@ def load_weights(module: nn.Module, path: str | Path, official: Callable[[Mappin
         CheckpointError: An unreadable file, missing or surplus names, or other shapes; ``module`` is then untouched.
     """
     content = read_checkpoint(path)
-    state = content["state_dict"] if isinstance(content.get("state_dict"), Mapping) else official(content)
+    state = tested_weights(content) if isinstance(content.get("state_dict"), Mapping) else official(content)
     own = check_children(module, state, path)
     stored: dict[int, Tensor] = {}
     for name, value in own.items():  # layers that two networks share have a name in each
@@ -42,7 +44,19 @@ def load_weights(module: nn.Module, path: str | Path, official: Callable[[Mappin
     logger.info("Loaded the %s of %s from %s.", " and the ".join(children), type(module).__name__, path)
 
 
-_NVLABS: list[tuple[str, Any]] = [
+def weight_files(path: Path, pattern: str, example: str) -> list[Path]:
+    """The file ``path``, or those of ``pattern`` in that folder.
+
+    Raises:
+        CheckpointError: A folder without any.
+    """
+    files = sorted(path.glob(pattern)) if path.is_dir() else [path]
+    if not files:
+        raise CheckpointError(f"Expected {example} and the like in {path}, found none: give another folder.")
+    return files
+
+
+_NVLABS: Patterns = [
     (r"^gen_a\.", "generators.source."),
     (r"^gen_b\.", "generators.target."),
     (r"^dis_a\.cnns\.", "discriminators.source.scales."),
@@ -69,12 +83,17 @@ def nvlabs_state(content: Mapping[str, Any]) -> State:
     if content.keys() == {"a", "b"}:
         kind = "dis" if any(name.startswith("cnns.") for name in content["a"]) else "gen"
         content = {f"{kind}_{domain}.{name}": value for domain in "ab" for name, value in content[domain].items()}
-    # Statistics of instance norms, in old files, and what stands in for them in adaptive norms; neither is ever used.
-    kept = {name: value for name, value in content.items() if not re.search(r"\.norm\.running_(mean|var)$", name)}
-    return {_renamed(name): value for name, value in kept.items()}
+    return renamed_state(content, _NVLABS)
 
 
-def _renamed(name: str) -> str:
-    for pattern, replacement in _NVLABS:
+def renamed_state(content: Mapping[str, Any], patterns: Patterns) -> State:
+    """The state dict of an official file, each name :func:`renamed`, without statistics of norms, which none uses."""
+    kept = [name for name in content if not re.search(r"\.running_(mean|var)$|\.num_batches_tracked$", name)]
+    return {renamed(name, patterns): content[name] for name in kept}
+
+
+def renamed(name: str, patterns: Patterns) -> str:
+    """``name`` after ``re.sub`` by each pair of ``patterns``, one after another."""
+    for pattern, replacement in patterns:
         name = re.sub(pattern, replacement, name)
     return name

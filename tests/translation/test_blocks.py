@@ -15,6 +15,7 @@ from da_lightning.translation.networks.blocks import (
     LayerNorm,
     ReflectConv,
     ResidualBlock,
+    UpsampleBlock,
     UpsampleConv,
     add,
     instance_norm,
@@ -176,7 +177,7 @@ def test_a_step_in_bfloat16_keeps_its_layout_and_pads_no_copy_in_float32() -> No
         output.register_hook(check)
 
     for module in generator.modules():
-        if isinstance(module, ConvBlock | ResidualBlock) and module is not generator.decoder.output:
+        if isinstance(module, ConvBlock | ResidualBlock | UpsampleBlock) and module is not generator.decoder.output:
             module.register_forward_hook(watch)
             hooks += 1
     with torch.autocast("cpu", torch.bfloat16), profile(activities=[ProfilerActivity.CPU]) as record:
@@ -213,7 +214,7 @@ def test_discriminator_scales_see_halved_images() -> None:
 def test_discriminator_names_the_smallest_image(scales: int, layers: int, smallest: int) -> None:
     judge = MultiScaleDiscriminator(width=2, scales=scales, layers=layers)
     assert len(judge(torch.zeros(1, 3, smallest, smallest))) == scales
-    with pytest.raises(UserError, match=f"at least {smallest} pixels"):
+    with pytest.raises(UserError, match=f"at least {smallest}x{smallest} pixels"):
         judge(torch.zeros(1, 3, smallest - 1, 99))
 
 

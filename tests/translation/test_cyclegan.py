@@ -65,7 +65,7 @@ def test_shapes() -> None:
     for generator in (ResnetGenerator(4, 1), UnetGenerator(4, 4)):
         assert generator(image).shape == image.shape
     assert PatchDiscriminator(4)(torch.zeros(1, 3, 256, 256)).shape == (1, 1, 30, 30)
-    with pytest.raises(UserError, match=r"24x24.*\(16, 48\)"):
+    with pytest.raises(UserError, match="24x24.*16x48"):
         PatchDiscriminator(4)(image[:, :, :16])
 
 

@@ -1,9 +1,12 @@
 """What all data sets of images share."""
 
-from abc import ABC, abstractmethod
-from typing import Any, Protocol, runtime_checkable
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from torch.utils.data import Dataset
+
+Item = TypeVar("Item")
 
 
 @runtime_checkable
@@ -12,14 +15,18 @@ class Images(Protocol):
 
     labelled: bool
 
+    @abstractmethod
     def __len__(self) -> int: ...
 
+    @abstractmethod
     def __getitem__(self, index: int, /) -> dict[str, Any]: ...
 
-    def name(self, index: int, /) -> str: ...
+    @abstractmethod
+    def name(self, index: int, /) -> str:
+        """Unique relative path without suffix; the same in each run."""
 
 
-class ImageDataset(Dataset[dict[str, Any]], ABC):
+class ImageDataset(Dataset[dict[str, Any]], Images):
     """Items are ``{"image": uint8 [3, H, W] RGB}`` in full size, and ``"label"``, an int, where the set is labelled.
 
     Attributes:
@@ -28,12 +35,9 @@ class ImageDataset(Dataset[dict[str, Any]], ABC):
 
     labelled: bool = False
 
-    @abstractmethod
-    def __len__(self) -> int: ...
 
-    @abstractmethod
-    def __getitem__(self, index: int) -> dict[str, Any]: ...
-
-    @abstractmethod
-    def name(self, index: int) -> str:
-        """Unique relative path without suffix; the same in each run."""
+def thinned(items: Sequence[Item], limit: int | None) -> Sequence[Item]:
+    """At most ``limit`` of ``items``, evenly spread."""
+    if limit is None or limit >= len(items):
+        return items
+    return [items[k * len(items) // limit] for k in range(limit)]

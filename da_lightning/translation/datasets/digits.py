@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
+from PIL import Image
+from torchvision.transforms.v2.functional import pil_to_tensor
 
 from da_lightning.errors import DataError
 from da_lightning.reading import open_file
-from da_lightning.translation.datasets.base import ImageDataset
+from da_lightning.translation.datasets.base import ImageDataset, thinned
 
 _LARGEST = 2**34  # bytes of all arrays of a file, whose content may be packed a thousandfold
 
@@ -42,12 +43,8 @@ class Digits(ImageDataset):
         limit: int | None = None,
     ) -> None:
         path = Path(root).expanduser() / file
-        self.stem, self.labelled, self.centred_in, self.inverted_copies = (
-            path.stem,
-            labelled,
-            centred_in,
-            inverted_copies,
-        )
+        self.stem, self.labelled = path.stem, labelled
+        self.centred_in, self.inverted_copies = centred_in, inverted_copies
         arrays = _read(path, ("images", "labels") if labelled else ("images",))
         images, labels = arrays["images"], arrays.get("labels")
         if images.dtype != np.uint8 or images.ndim not in (3, 4) or images.shape[3:] not in ((), (3,)):
@@ -67,8 +64,7 @@ class Digits(ImageDataset):
                 f"The digits in {path} are {images.shape[2]}x{images.shape[1]}, larger than a frame of {centred_in}: "
                 "raise centred_in."
             )
-        kept = np.arange(len(images)) if limit is None else np.arange(limit) * len(images) // limit
-        self.indices = np.unique(kept)
+        self.indices = thinned(range(len(images)), limit)
         self.images, self.labels = images, labels
         content = blake2b(np.ascontiguousarray(images).data, digest_size=8).hexdigest()  # names are numbers
         self.details = {"images": content, "centred_in": centred_in}
@@ -88,11 +84,9 @@ class Digits(ImageDataset):
     def __getitem__(self, index: int) -> dict[str, Any]:
         copy, place = divmod(index, len(self.indices))
         image = self.images[self.indices[place]]
-        if self.centred_in is not None:
-            image = centred(image, self.centred_in)
-        image = 255 - image if copy else image
-        image = np.repeat(image[..., None], 3, -1) if image.ndim == 2 else image
-        item = {"image": torch.tensor(image).permute(2, 0, 1)}
+        image = image if self.centred_in is None else centred(image, self.centred_in)
+        pixels = Image.fromarray(255 - image if copy else image).convert("RGB")
+        item = {"image": pil_to_tensor(pixels)}
         return item if self.labels is None else item | {"label": int(self.labels[self.indices[place]])}
 
 
@@ -115,19 +109,18 @@ def centred(image: np.ndarray, side: int) -> np.ndarray:
 def _read(path: Path, keys: tuple[str, ...]) -> dict[str, np.ndarray]:
     try:
         with open_file(path) as file, np.load(file, allow_pickle=False) as content:
-            if missing := [key for key in keys if key not in content]:
-                raise DataError(
-                    f"{path} has no array {' and no array '.join(missing)} but {', '.join(content)}: save it by "
-                    "np.savez(file, images=..., labels=...)."
-                )
             if (size := sum(member.file_size for member in content.zip.infolist())) > _LARGEST:
                 raise ValueError(f"its arrays have {size / 2**30:,.0f} GB")
-            return {key: content[key] for key in keys}
-    except DataError:
-        raise
+            found, arrays = list(content), {key: content[key] for key in keys if key in content}
     except Exception as error:  # numpy has no common type for what a foreign file does to it
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(
             f"{path} cannot be read as an .npz file ({reason}): let root be the folder that holds it, and save it by "
             "np.savez(file, images=..., labels=...)."
         ) from error
+    if missing := [key for key in keys if key not in arrays]:
+        raise DataError(
+            f"{path} has no array {' and no array '.join(missing)} but {', '.join(found)}: save it by "
+            "np.savez(file, images=..., labels=...)."
+        )
+    return arrays

@@ -6,7 +6,7 @@ from typing import Any, Literal
 from da_lightning.data.folders import find_images, select_images
 from da_lightning.data.images import read_image, upright_sizes
 from da_lightning.errors import DataError
-from da_lightning.translation.datasets.base import ImageDataset
+from da_lightning.translation.datasets.base import ImageDataset, thinned
 
 
 class ImageFolder(ImageDataset):
@@ -29,12 +29,7 @@ class ImageFolder(ImageDataset):
         files = find_images(root, folder)
         if list_file is not None:
             files = select_images(files, root / Path(list_file).expanduser(), folder)
-        self.files = list(files.items())
-        self._thin_out(limit)
-
-    def _thin_out(self, limit: int | None) -> None:
-        if limit is not None and limit < len(self.files):
-            self.files = [self.files[k * len(self.files) // limit] for k in range(limit)]
+        self.files = thinned(list(files.items()), limit)
 
     def __len__(self) -> int:
         return len(self.files)
@@ -77,7 +72,7 @@ class AlignedImages(ImageFolder):
         self.half, self.details = half, {"half": half}
         if part != "all":
             self.files = self.files[part == "odd" :: 2]
-        self._thin_out(limit)
+        self.files = thinned(self.files, limit)
 
     def sizes(self) -> set[tuple[int, int]]:
         return {(height, width // 2) for height, width in super().sizes()}

@@ -3,17 +3,15 @@
 A function under ``@faster_on_cpu`` is what is computed; on a CPU, :mod:`.fast_blocks` computes it another way.
 """
 
-from typing import Literal
+from collections import OrderedDict
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from da_lightning.errors import UserError
 from da_lightning.translation.networks import fast_blocks
 from da_lightning.translation.networks.fast_blocks import faster_on_cpu
-
-Norm = Literal["none", "instance", "layer"]
-Activation = Literal["none", "relu", "leaky_relu", "tanh"]
 
 
 @faster_on_cpu(fast_blocks.instance_norm)
@@ -54,13 +52,27 @@ def add(x: Tensor, y: Tensor) -> Tensor:
     return x + y
 
 
+def beside(maps: Tensor, code: Tensor) -> Tensor:
+    """A ``code`` [B, D] laid beside each position of ``maps`` [B, C, H, W]: [B, C + D, H, W]."""
+    return torch.cat([maps, code[..., None, None].expand(-1, -1, *maps.shape[-2:]).to(maps.dtype)], dim=1)
+
+
+def check_sides(image: Tensor, smallest: tuple[int, int], *options: str) -> None:
+    """Raise a UserError where ``image`` is below ``smallest`` (H, W), which lower ``options`` would lower."""
+    sides = tuple(image.shape[-2:])
+    if sides[0] < smallest[0] or sides[1] < smallest[1]:
+        raise UserError(
+            f"Expected images of at least {smallest[0]}x{smallest[1]} pixels for the discriminator, but found "
+            f"{sides[0]}x{sides[1]}: {' or '.join(('enlarge the crop', *(f'lower {option}' for option in options)))}."
+        )
+
+
 class ConvBlock(nn.Module):
     """Reflect padding, convolution with bias, norm, activation: [B, C, H, W] -> [B, out, ...].
 
     Args:
-        norm: ``instance`` (see :func:`instance_norm`), ``layer`` (:class:`LayerNorm`) or ``none``.
-        slope: Of ``leaky_relu``.
-        upsample: Doubles height and width before the convolution, whose kernel is then 5 (:class:`UpsampleConv`).
+        is_normed: By :func:`instance_norm`.
+        activation: ``None`` is a ReLU.
     """
 
     def __init__(
@@ -69,37 +81,30 @@ class ConvBlock(nn.Module):
         out_channels: int,
         kernel: int,
         stride: int = 1,
-        norm: Norm = "none",
-        activation: Activation = "relu",
-        slope: float = 0.2,
-        upsample: bool = False,
+        is_normed: bool = False,
+        activation: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        self.conv: nn.Conv2d = (
-            UpsampleConv(in_channels, out_channels)
-            if upsample
-            else ReflectConv(in_channels, out_channels, kernel, stride, (kernel - 1) // 2, padding_mode="reflect")
-        )
-        self.norm = LayerNorm(out_channels) if norm == "layer" else None
-        self.is_instance_normed = norm == "instance"
-        if self.is_instance_normed and self.conv.bias is not None:
+        padding = (kernel - 1) // 2
+        self.conv = ReflectConv(in_channels, out_channels, kernel, stride, padding, padding_mode="reflect")
+        self.is_normed = is_normed
+        if is_normed and self.conv.bias is not None:
             # The norm takes this bias out again; Adam would turn the rounding that is its gradient into full steps.
             self.conv.bias.register_hook(torch.zeros_like)
-        self.activation = {
-            "none": nn.Identity(),
-            "relu": nn.ReLU(inplace=True),
-            "leaky_relu": nn.LeakyReLU(slope, inplace=True),
-            "tanh": nn.Tanh(),
-        }[activation]
+        self.activation = activation or nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor, affine: Tensor | None = None) -> Tensor:
         """``affine`` [B, 2, out]: shift and scale of each sample after an instance norm (AdaIN), in this order."""
         x = self.conv(x)
-        if self.is_instance_normed:
-            x = instance_norm(x, affine)
-        elif self.norm is not None:
-            x = self.norm(x)
-        return self.activation(x)
+        return self.activation(instance_norm(x, affine) if self.is_normed else x)
+
+
+class UpsampleBlock(nn.Sequential):
+    """Upsampling, layer norm and ReLU: [B, C, H, W] -> [B, C / 2, 2H, 2W]."""
+
+    def __init__(self, channels: int) -> None:
+        conv, norm = UpsampleConv(channels, channels // 2), LayerNorm(channels // 2)
+        super().__init__(OrderedDict(conv=conv, norm=norm, activation=nn.ReLU(inplace=True)))
 
 
 class ResidualBlock(nn.Module):
@@ -108,7 +113,7 @@ class ResidualBlock(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.layers = nn.ModuleList(
-            ConvBlock(width, width, 3, norm="instance", activation=activation) for activation in ("relu", "none")
+            ConvBlock(width, width, 3, is_normed=True, activation=activation) for activation in (None, nn.Identity())
         )
 
     def forward(self, x: Tensor, affine: Tensor | None = None) -> Tensor:

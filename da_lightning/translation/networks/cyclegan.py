@@ -1,6 +1,5 @@
 """Generators and discriminator of CycleGAN (Zhu et al., ICCV 2017): layers are numbered as in the official files."""
 
-import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -8,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from da_lightning.errors import UserError
-from da_lightning.translation.networks.blocks import instance_norm
+from da_lightning.translation.networks.blocks import check_sides, instance_norm
+from da_lightning.translation.weights import renamed_state
 
 GeneratorName = Literal["resnet", "unet"]
 
@@ -29,13 +29,8 @@ class Residual(nn.Sequential):
 
 def residual_block(channels: int) -> Residual:
     """Two 3x3 convolutions with instance norm, [B, channels, H, W] -> the same."""
-    return Residual(
-        nn.ReflectionPad2d(1),
-        *_normed(nn.Conv2d(channels, channels, 3)),
-        nn.ReflectionPad2d(1),
-        nn.Conv2d(channels, channels, 3),
-        InstanceNorm(),
-    )
+    first, second = nn.Conv2d(channels, channels, 3), nn.Conv2d(channels, channels, 3)
+    return Residual(nn.ReflectionPad2d(1), *_normed(first), nn.ReflectionPad2d(1), second, InstanceNorm())
 
 
 class ResnetGenerator(nn.Sequential):
@@ -93,11 +88,7 @@ class PatchDiscriminator(nn.Sequential):
         super().__init__(*layers, nn.Conv2d(8 * width, 1, 4, padding=1))
 
     def forward(self, image: Tensor) -> Tensor:
-        if min(image.shape[-2:]) < 24:
-            raise UserError(
-                f"Expected at least 24x24 pixels for the discriminator, but found {tuple(image.shape[-2:])}; "
-                "enlarge the images."
-            )
+        check_sides(image, (24, 24))
         return super().forward(image)
 
 
@@ -114,6 +105,5 @@ def _doubling(channels: int, narrower: int) -> nn.ConvTranspose2d:
 
 
 def official_state(content: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The weights in an official file of one network, under our names; statistics that no norm uses are left out."""
-    kept = {name: value for name, value in content.items() if not re.search(r"running_|num_batches_tracked", name)}
-    return {re.sub(r"\b(model|conv_block)\.", "", name): value for name, value in kept.items()}
+    """The weights in an official file of one network, under our names."""
+    return renamed_state(content, [(r"\b(model|conv_block)\.", "")])

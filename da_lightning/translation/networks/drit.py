@@ -3,8 +3,8 @@
 Content codes are [B, C, H / 4, W / 4], attribute codes [B, style_dim].
 """
 
-import re
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 from da_lightning.errors import UserError
 from da_lightning.translation.module import DOMAINS, Domain
+from da_lightning.translation.networks.blocks import beside
 from da_lightning.translation.networks.cyclegan import InstanceNorm, residual_block
+from da_lightning.translation.weights import Patterns, renamed
 
 SLOPE = 0.01
 """Of every leaky ReLU but those of the attribute encoder."""
@@ -23,17 +25,13 @@ class ContentEncoder(nn.Module):
 
     def __init__(self, width: int = 64, residuals: int = 3) -> None:
         super().__init__()
-        self.own = nn.ModuleDict(
-            {
-                domain: nn.Sequential(
-                    nn.Sequential(nn.ReflectionPad2d(3), nn.Conv2d(3, width, 7), nn.LeakyReLU(SLOPE)),
-                    _halving(width),
-                    _halving(2 * width),
-                    *(residual_block(4 * width) for _ in range(residuals)),
-                )
-                for domain in DOMAINS
-            }
-        )
+
+        def own() -> nn.Module:
+            first = nn.Sequential(nn.ReflectionPad2d(3), nn.Conv2d(3, width, 7), nn.LeakyReLU(SLOPE))
+            blocks = (residual_block(4 * width) for _ in range(residuals))
+            return nn.Sequential(first, _halving(width), _halving(2 * width), *blocks)
+
+        self.own = nn.ModuleDict({domain: own() for domain in DOMAINS})
         self.shared = nn.Sequential(residual_block(4 * width))
 
     def forward(self, image: Tensor, domain: Domain) -> Tensor:
@@ -50,7 +48,7 @@ class AttributeEncoder(nn.Module):
         self.features = nn.Sequential(
             nn.ReflectionPad2d(1),
             nn.Conv2d(3, width, 4, stride=2),
-            *(_HalvingBlock(*pair) for pair in zip(widths, widths[1:], strict=False)),
+            *(_HalvingBlock(*pair) for pair in pairwise(widths)),
             nn.LeakyReLU(0.2),
             nn.AdaptiveAvgPool2d(1),
             nn.Flatten(),
@@ -69,7 +67,7 @@ class PointAttributeEncoder(nn.Module):
         super().__init__()
         layers: list[nn.Module] = [nn.ReflectionPad2d(3), nn.Conv2d(3, width, 7), nn.ReLU()]
         widths = [width, 2 * width, 4 * width, 4 * width, 4 * width]
-        for channels, wider in zip(widths, widths[1:], strict=False):
+        for channels, wider in pairwise(widths):
             layers += [nn.ReflectionPad2d(1), nn.Conv2d(channels, wider, 4, stride=2), nn.ReLU()]
         self.features = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Conv2d(4 * width, style_dim, 1))
 
@@ -87,14 +85,12 @@ class ConcatGenerator(nn.Module):
             first = 4 * width + style_dim
             second = (first + style_dim) // 2
             third = (second + style_dim) // 2
-            return nn.ModuleList(
-                [
-                    nn.Sequential(*(residual_block(first) for _ in range(residuals))),
-                    nn.Sequential(_doubling(first + style_dim, second)),
-                    nn.Sequential(_doubling(second + style_dim, third)),
-                    nn.Sequential(nn.ConvTranspose2d(third + style_dim, 3, 1), nn.Tanh()),
-                ]
-            )
+            blocks = nn.Sequential(*(residual_block(first) for _ in range(residuals)))
+            ups = [
+                nn.Sequential(_doubling(*pair)) for pair in ((first + style_dim, second), (second + style_dim, third))
+            ]
+            last = nn.Sequential(nn.ConvTranspose2d(third + style_dim, 3, 1), nn.Tanh())
+            return nn.ModuleList([blocks, *ups, last])
 
         self.shared = nn.Sequential(residual_block(4 * width))
         self.stages = nn.ModuleDict({domain: stages() for domain in DOMAINS})
@@ -103,7 +99,7 @@ class ConcatGenerator(nn.Module):
         """RGB in -1..1."""
         maps = self.shared(content)
         for stage in self.stages[to].children():
-            maps = stage(_beside(maps, style))
+            maps = stage(beside(maps, style))
         return maps
 
 
@@ -173,7 +169,7 @@ def initialise_convolutions(network: nn.Module) -> None:
             nn.init.normal_(module.weight, std=0.02)
 
 
-_RENAMED: tuple[tuple[str, Any], ...] = (
+_RENAMED: Patterns = [
     (r"\.Diss\.(.*)\.model\.1", r".Diss.\1.conv"),
     (r"\.model(?=\.)", ""),
     (r"^enc_c\.conv_share", "content_encoder.shared"),
@@ -189,7 +185,8 @@ _RENAMED: tuple[tuple[str, Any], ...] = (
     (r"^dis(A|B)2\.Diss", r"random_discriminators.\1.scales"),
     (r"\.[Aa]\.", ".source."),
     (r"\.[Bb]\.", ".target."),
-)
+]
+"""Names in the official code, and ours, applied in this order."""
 
 
 def official_state(content: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -198,9 +195,7 @@ def official_state(content: Mapping[str, Any]) -> dict[str, Tensor]:
     state = {}
     for network in networks:
         for official, value in content[network].items():
-            name = f"{network}.{official}"
-            for pattern, replacement in _RENAMED:
-                name = re.sub(pattern, replacement, name)
+            name = renamed(f"{network}.{official}", _RENAMED)
             state[name] = value.flatten() if value.ndim == 3 else value  # layer norms are of shape [C, 1, 1]
     return state
 
@@ -210,13 +205,9 @@ class _HalvingBlock(nn.Module):
 
     def __init__(self, channels: int, wider: int) -> None:
         super().__init__()
-        self.conv = nn.Sequential(
-            nn.LeakyReLU(0.2),
-            nn.ReflectionPad2d(1),
-            nn.Conv2d(channels, channels, 3),
-            nn.LeakyReLU(0.2),
-            nn.Sequential(nn.ReflectionPad2d(1), nn.Conv2d(channels, wider, 3), nn.AvgPool2d(2)),
-        )
+        first = nn.LeakyReLU(0.2), nn.ReflectionPad2d(1), nn.Conv2d(channels, channels, 3)
+        second = nn.Sequential(nn.ReflectionPad2d(1), nn.Conv2d(channels, wider, 3), nn.AvgPool2d(2))
+        self.conv = nn.Sequential(*first, nn.LeakyReLU(0.2), second)
         self.shortcut = nn.Sequential(nn.AvgPool2d(2), nn.Conv2d(channels, wider, 1))
 
     def forward(self, maps: Tensor) -> Tensor:
@@ -240,8 +231,8 @@ class _MixingBlock(nn.Module):
         self.conv1, self.blk1, self.conv2, self.blk2 = convolution(), mixer(), convolution(), mixer()
 
     def forward(self, maps: Tensor, code: Tensor) -> Tensor:
-        mixed = self.blk1(_beside(self.conv1(maps), code))
-        return maps + self.blk2(_beside(self.conv2(mixed), code))
+        mixed = self.blk1(beside(self.conv1(maps), code))
+        return maps + self.blk2(beside(self.conv2(mixed), code))
 
 
 def _halving(channels: int) -> nn.Module:
@@ -253,7 +244,3 @@ def _doubling(channels: int, narrower: int) -> nn.Module:
     convolution = nn.ConvTranspose2d(channels, narrower, 3, stride=2, padding=1, output_padding=1)
     # One group is layer norm over channels and positions, with a scale and a shift a channel.
     return nn.Sequential(convolution, nn.GroupNorm(1, narrower), nn.ReLU())
-
-
-def _beside(maps: Tensor, code: Tensor) -> Tensor:
-    return torch.cat([maps, code[..., None, None].expand(-1, -1, *maps.shape[-2:]).to(maps.dtype)], dim=1)

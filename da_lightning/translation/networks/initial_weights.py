@@ -1,18 +1,17 @@
 """The weights that translators begin with."""
 
-from typing import Literal
+from functools import partial
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
 
 def initialise(network: nn.Module, init: Literal["kaiming", "normal"]) -> None:
     """Draw all convolution and linear weights, ``kaiming`` or N(0, 0.02); biases become 0."""
+    draw: Any = nn.init.kaiming_normal_ if init == "kaiming" else partial(nn.init.normal_, std=0.02)
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
-            if init == "kaiming":
-                nn.init.kaiming_normal_(module.weight)
-            else:
-                nn.init.normal_(module.weight, std=0.02)
+            draw(module.weight)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
 

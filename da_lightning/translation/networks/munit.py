@@ -1,5 +1,7 @@
 """The generator of MUNIT: content and style encoders, and a decoder whose norms take the style."""
 
+from itertools import pairwise
+
 from torch import Tensor, nn
 
 from da_lightning.translation.networks.blocks import ConvBlock
@@ -23,12 +25,10 @@ class MUNITGenerator(nn.Module):
         self.affine_shape = (residuals, 2, 2, width * 2**downsamples)
         self.content_encoder = Encoder(width, downsamples, residuals)
         # No norms: they would remove the means and deviations that are the style.
+        widths = [width, 2 * width, 4 * width, 4 * width, 4 * width]
         self.style_encoder = nn.Sequential(
             ConvBlock(3, width, 7),
-            ConvBlock(width, 2 * width, 4, 2),
-            ConvBlock(2 * width, 4 * width, 4, 2),
-            ConvBlock(4 * width, 4 * width, 4, 2),
-            ConvBlock(4 * width, 4 * width, 4, 2),
+            *(ConvBlock(*pair, 4, 2) for pair in pairwise(widths)),
             nn.AdaptiveAvgPool2d(1),
             nn.Conv2d(4 * width, style_dim, 1),
             nn.Flatten(),

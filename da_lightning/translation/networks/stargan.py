@@ -1,6 +1,5 @@
 """Networks of StarGAN (Choi et al., CVPR 2018); layers are numbered as in the official files."""
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,13 +7,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from da_lightning.errors import UserError
-from da_lightning.translation.networks.blocks import instance_norm
+from da_lightning.translation.networks.blocks import beside, check_sides, instance_norm
 from da_lightning.translation.networks.cyclegan import Residual, UnetGenerator
+from da_lightning.translation.weights import renamed_state
 
 
-class StarGenerator(nn.Sequential):
-    """Translates an image into a domain, whose one-hot code is tiled beside the image; ``forward(image, domain)``."""
+class _IntoDomain(nn.Sequential):
+    """Translates an image into a domain, whose one-hot code is tiled beside the image."""
+
+    num_domains: int
+
+    def forward(self, image: Tensor, domain: Tensor) -> Tensor:  # type: ignore[override]
+        return super().forward(beside(image, F.one_hot(domain, self.num_domains)))
+
+
+class StarGenerator(_IntoDomain):
+    """The paper's: halves the sides twice, transforms in residual blocks, doubles them again."""
 
     def __init__(self, num_domains: int, width: int = 64, residuals: int = 6) -> None:
         def residual() -> Residual:
@@ -33,24 +41,13 @@ class StarGenerator(nn.Sequential):
         )
         self.num_domains = num_domains
 
-    def forward(self, image: Tensor, domain: Tensor) -> Tensor:  # type: ignore[override]
-        return super().forward(_beside(image, domain, self.num_domains))
 
-
-class StarUnetGenerator(UnetGenerator):
+class StarUnetGenerator(_IntoDomain, UnetGenerator):
     """The same task for a U-Net, whose first connection carries colours around the instance norms."""
 
     def __init__(self, num_domains: int, width: int = 64, halvings: int = 8) -> None:
         super().__init__(width, halvings, inputs=3 + num_domains)
         self.num_domains = num_domains
-
-    def forward(self, image: Tensor, domain: Tensor) -> Tensor:  # type: ignore[override]
-        return super().forward(_beside(image, domain, self.num_domains))
-
-
-def _beside(image: Tensor, domain: Tensor, num_domains: int) -> Tensor:
-    code = F.one_hot(domain, num_domains).to(image.dtype)[..., None, None]
-    return torch.cat([image, code.expand(-1, -1, *image.shape[-2:])], dim=1)
 
 
 class StarDiscriminator(nn.Module):
@@ -77,28 +74,20 @@ class StarDiscriminator(nn.Module):
             self.trunk.extend([nn.Conv2d(narrow, wide, 4, stride=2, padding=1), nn.LeakyReLU(0.01)])
         self.realness = nn.Conv2d(widths[-1], 1, 3, padding=1, bias=False)
         self.classes = nn.Conv2d(widths[-1], num_domains, class_kernel, bias=False)
-        height, width = (class_kernel, class_kernel) if isinstance(class_kernel, int) else class_kernel
+        height, width = self.classes.kernel_size
         self.smallest = height * 2**layers, width * 2**layers
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Unbounded realness [B, 1, h, w] and class logits [B, num_domains]."""
-        if any(side < least for side, least in zip(image.shape[-2:], self.smallest, strict=True)):
-            raise UserError(
-                f"Expected images of at least {self.smallest[0]}x{self.smallest[1]} pixels for the discriminator, but "
-                f"found {image.shape[-2]}x{image.shape[-1]}: enlarge the crop, or lower method.discriminator_layers or "
-                "method.class_kernel."
-            )
+        check_sides(image, self.smallest, "method.discriminator_layers", "method.class_kernel")
         maps = self.trunk(image)
         return self.realness(maps), self.classes(maps).mean((2, 3))
 
 
 def official_state(content: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The weights in an official file of one network, under our names; statistics that no norm uses are left out."""
-    kept = {name: value for name, value in content.items() if not re.search(r"running_|num_batches_tracked", name)}
-    if "conv2.weight" not in kept:
-        return {name.replace("main.", ""): value for name, value in kept.items()}
-    renamed = {"main": "trunk", "conv1": "realness", "conv2": "classes"}
-    return {renamed.get(name.partition(".")[0], "") + name[name.index(".") :]: value for name, value in kept.items()}
+    """The weights in an official file of one network, under our names."""
+    of_discriminator = [("^main", "trunk"), ("^conv1", "realness"), ("^conv2", "classes")]
+    return renamed_state(content, of_discriminator if "conv2.weight" in content else [(r"\bmain\.", "")])
 
 
 class AffineInstanceNorm(nn.Module):

@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from da_lightning.errors import UserError
-from da_lightning.translation.networks.blocks import ConvBlock, ResidualBlock
+from da_lightning.translation.networks.blocks import ConvBlock, ResidualBlock, UpsampleBlock
 from da_lightning.translation.networks.initial_weights import initialise
 
 
@@ -14,8 +14,8 @@ class Encoder(nn.Module):
         super().__init__()
         widths = [width * 2**n for n in range(downsamples + 1)]
         self.convs = nn.Sequential(
-            ConvBlock(3, width, 7, norm="instance"),
-            *(ConvBlock(w, 2 * w, 4, 2, norm="instance") for w in widths[:-1]),
+            ConvBlock(3, width, 7, is_normed=True),
+            *(ConvBlock(w, 2 * w, 4, 2, is_normed=True) for w in widths[:-1]),
         )
         self.residuals = nn.Sequential(*(ResidualBlock(widths[-1]) for _ in range(residuals)))
 
@@ -33,10 +33,8 @@ class Decoder(nn.Module):
         super().__init__()
         widths = [width * 2**n for n in range(downsamples, -1, -1)]
         self.residuals = nn.ModuleList(ResidualBlock(widths[0]) for _ in range(residuals))
-        self.upsamples = nn.Sequential(
-            *(ConvBlock(w, w // 2, 5, norm="layer", upsample=True) for w in widths[:-1]),
-        )
-        self.output = ConvBlock(width, 3, 7, activation="tanh")
+        self.upsamples = nn.Sequential(*(UpsampleBlock(w) for w in widths[:-1]))
+        self.output = ConvBlock(width, 3, 7, activation=nn.Tanh())
 
     def forward(self, code: Tensor, affine: Tensor | None = None) -> Tensor:
         """``affine`` [B, residuals, 2, 2, channels]: of the norms in the residual blocks, where they are adaptive."""

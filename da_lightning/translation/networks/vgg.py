@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 from torchvision.models import vgg16
+from torchvision.transforms.v2.functional import normalize
 
 from da_lightning.errors import CheckpointError
 from da_lightning.training.checkpoints import read_checkpoint
@@ -25,24 +26,19 @@ class PerceptualDistance(nn.Module):
         UserError: Weights that cannot be downloaded, read or fitted.
     """
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(self, weights: str) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406])[:, None, None])
-        self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225])[:, None, None])
         with torch.device("meta"):  # the classifier alone would be half a gigabyte
             self.features = vgg16().features[: _RELU5_3 + 1]
-        names = {name: f"features.{name}" for name in self.features.state_dict()}
         download = weights == "imagenet"
         state = imagenet_state_dict("vgg16", "method.perceptual_features") if download else read_checkpoint(weights)
-        if missing := [name for name in names.values() if not isinstance(state.get(name), Tensor)]:
+        own = {name: state.get(f"features.{name}") for name in self.features.state_dict()}
+        if missing := [name for name, value in own.items() if not isinstance(value, Tensor)]:
             raise CheckpointError(
-                f"Expected a state dict of torchvision's vgg16 in {weights}, but it has no {missing[0]}: "
+                f"Expected a state dict of torchvision's vgg16 in {weights}, but it has no features.{missing[0]}: "
                 "set method.perceptual_features to imagenet or to such a file."
             )
-        self.features.load_state_dict({name: state[names[name]] for name in names}, assign=True)
+        self.features.load_state_dict(own, assign=True)
         self.features[_POOL4] = nn.Identity()
         self.requires_grad_(False)
 
@@ -54,4 +50,5 @@ class PerceptualDistance(nn.Module):
 
     def _maps(self, image: Tensor) -> Tensor:
         with torch.autocast(image.device.type, enabled=False):
-            return instance_norm(self.features(((image.float() + 1) / 2 - self.mean) / self.std))
+            image = normalize((image.float() + 1) / 2, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+            return instance_norm(self.features(image))

@@ -32,6 +32,12 @@ def check_part(name: str, key: str) -> None:
         raise UserError(f"{key} has {name!r}, which becomes a file's name: begin it with a letter, and leave / out.")
 
 
+def set_names(trainer: L.Trainer, kind: Literal["val", "test"]) -> list[str]:
+    """Names of the validation or test sets; a loader without a data module of ours is ``target``."""
+    sets = getattr(getattr(trainer, "datamodule", None), "tests" if kind == "test" else "validations", None)
+    return list(sets or ["target"])
+
+
 @runtime_checkable
 class Sizes(Protocol):
     """A set that knows how large its samples are, without reading all of them."""
@@ -101,14 +107,6 @@ class SourceTargetDataModule(L.LightningDataModule):
     def training_sets(self) -> dict[str, Dataset]:
         """Source and target by name, or the target alone."""
         return {name: getattr(self, name) for name in self.batch_sizes}
-
-    @property
-    def test_names(self) -> list[str]:
-        return list(self.tests)
-
-    @property
-    def validation_names(self) -> list[str]:
-        return list(self.validations)
 
     @property
     def source_share(self) -> float:

@@ -1,35 +1,30 @@
 """What all segmentation methods share: the network, its supervised loss, the test, the pictures."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import lightning.pytorch as L
 import torch
-from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassJaccardIndex
 
-from da_lightning.arguments import Seed
+from da_lightning.data.source_target import set_names
 from da_lightning.errors import UserError
 from da_lightning.names import shown
 from da_lightning.segmentation.losses import IGNORE, pixel_cross_entropy, upsampled
 from da_lightning.segmentation.networks import build_network
 from da_lightning.segmentation.networks.base import SegmentationNetwork
 from da_lightning.segmentation.networks.weights import load_weights
+from da_lightning.training.evaluation import EvaluatedModule, Evaluation
 from da_lightning.training.exportable import Exportable
 from da_lightning.training.media import Overlay
-from da_lightning.training.module import AdaptationModule
-from da_lightning.training.optimizers import optimizer_options
 from da_lightning.training.players import Group, Player, Term
-from da_lightning.training.schedules import ScheduleOptions
 from da_lightning.training.scores import MeanEntropy, PixelNeighbourhoodDensity, SelectionScore
-from da_lightning.training.target_statistics import TargetStatistics, check_norms, under_target_statistics
+from da_lightning.training.target_statistics import check_norms
 
 
-class SegmentationModule(AdaptationModule):
+class SegmentationModule(EvaluatedModule):
     """A segmentation network and its evaluation: IoU per class and mean, at the labels' own resolution.
 
     Losses call ``network``; what evaluates and predicts calls ``tested("network")``, and :meth:`forward` does.
@@ -37,14 +32,11 @@ class SegmentationModule(AdaptationModule):
     Args:
         classes: Class names and their colours (RGB, 0..255); the order is the class id.
         network: ``{"name": ..., ...}``, see :func:`~da_lightning.segmentation.networks.build_network`.
-        optimizer: Of the network, see :func:`~da_lightning.training.optimizers.make_optimizer`.
         head_lr_factor: Learning rate of the classifier heads over that of the backbone.
         auxiliary_weight: Weight of the auxiliary level's loss, where the network has that level.
         align_corners: Of every bilinear upsampling of logits; official weights want ``True``.
-        clip_norm: Largest gradient norm; ``None`` does not clip.
         init_from: Weights to begin with: a checkpoint of ours or an official state dict.
-        target_statistics: Test, select, label and save at the end under the target's batch-norm statistics (AdaBN).
-        max_iters, accumulate, seed, schedule: See :class:`~da_lightning.training.module.AdaptationModule`.
+        options: See :class:`~da_lightning.training.evaluation.EvaluatedModule`.
     """
 
     network: SegmentationNetwork
@@ -55,29 +47,21 @@ class SegmentationModule(AdaptationModule):
         self,
         classes: Mapping[str, Sequence[int]],
         network: Mapping[str, Any],
-        optimizer: Mapping[str, Any],
-        max_iters: PositiveInt,
         head_lr_factor: float = 10.0,
         auxiliary_weight: float = 0.1,
         align_corners: bool = True,
-        clip_norm: PositiveFloat | None = None,
         init_from: str | None = None,
-        target_statistics: bool = False,
-        accumulate: PositiveInt = 1,
-        seed: Seed = 0,
-        schedule: ScheduleOptions = None,
+        **options: Any,
     ) -> None:
-        super().__init__(max_iters, accumulate, seed, schedule)
+        super().__init__(**options)
         # They become names of scores, on screens and in records.
         self.classes = {shown(name): colour for name, colour in classes.items()}
-        self.optimizer_options = optimizer_options(optimizer)
         self.head_lr_factor, self.auxiliary_weight = head_lr_factor, auxiliary_weight
-        self.align_corners, self.clip_norm = align_corners, clip_norm
+        self.align_corners = align_corners
         self.network = build_network(network, len(self.classes))
         if init_from:
             load_weights(self.network, init_from, self.classes)
-        self.target_statistics = target_statistics
-        if target_statistics:
+        if self.target_statistics:
             check_norms(self.network, "method.network.bn_stats=batch")
 
     def forward(self, image: Tensor) -> Tensor:
@@ -121,40 +105,13 @@ class SegmentationModule(AdaptationModule):
                 return name
         raise UserError(f"None of the players of {type(self).__name__} moves its network, which is to be trained.")
 
-    def configure_callbacks(self) -> list[L.Callback]:
-        return [TargetStatistics()] if self.target_statistics else []
-
-    @contextmanager
-    def as_tested(self) -> Iterator[None]:
-        with under_target_statistics(self):
-            yield
-
     def rehearsal(self, images: dict[str, Tensor]) -> None:
         self.network(next(iter(images.values())))
 
     # -- evaluation --------------------------------------------------------------------------------------------------
 
-    def on_validation_start(self) -> None:
-        self._begin_evaluation("validation_names")
-
-    def on_test_start(self) -> None:
-        self._begin_evaluation("test_names")
-
-    def validation_step(self, batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
-        self._evaluate(batch, dataloader_idx)
-
-    def test_step(self, batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
-        self._evaluate(batch, dataloader_idx)
-
-    def on_validation_epoch_end(self) -> None:
-        self.log_dict({f"val/{name}": value for name, value in self._scores().items()})
-
-    def on_test_epoch_end(self) -> None:
-        self.log_dict(self._scores())
-
-    def _begin_evaluation(self, names: str) -> None:
-        data = getattr(self.trainer, "datamodule", None)
-        self._ious = {name: self._new_ious() for name in getattr(data, names, None) or ["target"]}
+    def begin_evaluation(self, kind: Evaluation) -> None:
+        self._ious = {name: self._new_ious() for name in set_names(self.trainer, kind)}
 
     def _new_ious(self) -> MulticlassJaccardIndex:
         # A class that is neither in the labels nor predicted has no IoU: NaN, left out of the mean, as the benchmark
@@ -163,7 +120,7 @@ class SegmentationModule(AdaptationModule):
             len(self.classes), average="none", ignore_index=IGNORE, zero_division=float("nan"), sync_on_compute=True
         ).to(self.device)
 
-    def _evaluate(self, batch: dict[str, Tensor], dataloader_idx: int) -> None:
+    def test_step(self, batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
         self._count(list(self._ious.values())[dataloader_idx], batch)
 
     def _count(self, ious: MulticlassJaccardIndex, batch: dict[str, Tensor]) -> None:
@@ -171,7 +128,7 @@ class SegmentationModule(AdaptationModule):
         logits = upsampled(levels[0], batch["label"].shape[-2:], self.align_corners)
         ious.update(logits.argmax(1), batch["label"])
 
-    def _scores(self) -> dict[str, Tensor]:
+    def scores(self) -> dict[str, Tensor]:
         scores = {}
         for name, metric in self._ious.items():
             ious = metric.compute()

@@ -14,6 +14,7 @@ from torch import Tensor
 from torchvision.utils import make_grid
 
 from da_lightning.data.samplers import PassSampler
+from da_lightning.data.source_target import set_names
 from da_lightning.files import copy_file, show_picture
 from da_lightning.private.lightning import batches_begun_in_epoch, set_max_epochs
 from da_lightning.training.abilities import Draws, Overlays
@@ -116,7 +117,7 @@ class ChannelsLast(L.Callback):
     phase = Phase.WORK
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        cast(AdaptationModule, pl_module).memory_format = torch.channels_last
+        pl_module.to(memory_format=torch.channels_last)
 
 
 class Pictures(L.Callback):
@@ -157,8 +158,8 @@ class Pictures(L.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        names = getattr(getattr(trainer, "datamodule", None), "test_names", None) or ["target"]
-        batches = self._tests.setdefault(names[dataloader_idx], [])
+        name = set_names(trainer, "test")[dataloader_idx]
+        batches = self._tests.setdefault(name, [])
         # Spread over the set: neighbouring samples are often neighbouring frames.
         loader_length = int(trainer.num_test_batches[dataloader_idx])
         if (
@@ -167,7 +168,7 @@ class Pictures(L.Callback):
             and len(batches) < self.count
         ):
             first = {key: value[:1] for key, value in batch.items()}
-            module, name = cast(AdaptationModule, pl_module), names[dataloader_idx]
+            module = cast(AdaptationModule, pl_module)
             batches.append(_pictures(module, first, name))
             self._overlays.setdefault(name, []).extend(self._overlays_of(trainer, module, first, name))
 

@@ -54,15 +54,6 @@ class AdaptationModule(L.LightningModule):
     needs_source = True
     """Whether it reads the source; others train on a target alone where ``data.source`` is null."""
 
-    memory_format: torch.memory_format | None = None
-    """How convolution weights lie in memory; ``None`` leaves them as they are."""
-
-    tested_network = ""
-    """Name of the network that is tested."""
-
-    target_statistics = False
-    """Whether it is tested under the target's batch-norm statistics; see the module of that name."""
-
     extension: Extension | None = None
     """What follows ``max_iters``."""
 
@@ -133,11 +124,6 @@ class AdaptationModule(L.LightningModule):
         if shapes:
             rehearse(self, self.rehearsal, shapes)
 
-    @contextmanager
-    def as_tested(self) -> Iterator[None]:
-        """Inside, the weights are in the state in which they would be tested if training ended here."""
-        yield
-
     # -- what Lightning asks -----------------------------------------------------------------------------------------
 
     @classmethod
@@ -163,9 +149,6 @@ class AdaptationModule(L.LightningModule):
         return batches_done(trainer) if trainer is not None else 0
 
     def configure_model(self) -> None:
-        # Before DDP looks at the weights.
-        if self.memory_format is not None:
-            self.to(memory_format=self.memory_format)
         if trainer_of(self) is not None and self.trainer.precision in CONVERTED:
             cast_inputs(self)
 

@@ -19,7 +19,7 @@ from da_lightning.training.ema import averaged_weights
 from da_lightning.training.module import AdaptationModule
 from da_lightning.training.schedules import use_present_rates
 from da_lightning.training.strategy import failing_together
-from da_lightning.training.target_statistics import estimate_statistics
+from da_lightning.training.target_statistics import target_statistics
 
 log = logging.getLogger(__name__)
 
@@ -178,8 +178,8 @@ class Rounds(L.Callback):
             shutil.rmtree(partial, ignore_errors=True)
         trainer.strategy.barrier()
         with averaged_weights(trainer, module):
-            if module.target_statistics:
-                estimate_statistics(trainer, module)
+            if statistics := target_statistics(trainer):
+                statistics.estimate(trainer, module)
             with _evaluating(module):
                 try:
                     self.labels = self.make(trainer, module, partial)

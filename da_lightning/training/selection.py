@@ -18,6 +18,7 @@ from da_lightning.training.module import AdaptationModule
 from da_lightning.training.phases import Phase
 from da_lightning.training.progress import tracked
 from da_lightning.training.scores import SelectionScore
+from da_lightning.training.target_statistics import under_target_statistics
 
 log = logging.getLogger(__name__)
 
@@ -109,7 +110,7 @@ class Selection(ModelCheckpoint):
         done = module.iterations_done
         if (trainer.current_epoch + 1) % self.period and done < module.total_iters:
             return
-        with averaged_weights(trainer, module), module.as_tested():
+        with averaged_weights(trainer, module), under_target_statistics(trainer, module):
             value = self._value(trainer, module)
             module.log(cast(str, self.monitor), value.float())
             best = self.best_model_score

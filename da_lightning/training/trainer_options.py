@@ -90,8 +90,8 @@ def check_limits(options: Mapping[str, Any], data: SourceTargetDataModule, is_te
     epoch = data.epoch_length(processes)
     lengths = {"limit_train_batches": {"an epoch": epoch}}
     for name, loaders, names in (
-        ("limit_val_batches", data.val_dataloader(), data.validation_names),
-        ("limit_test_batches", data.test_dataloader() if is_tested else [], data.test_names),
+        ("limit_val_batches", data.val_dataloader(), data.validations),
+        ("limit_test_batches", data.test_dataloader() if is_tested else [], data.tests),
     ):
         lengths[name] = {f"the set {n}": math.ceil(len(loader) / processes) for n, loader in zip(names, loaders)}  # noqa: B905
     for name, parts in lengths.items():

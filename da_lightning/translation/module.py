@@ -220,7 +220,7 @@ class TranslationModule(AdaptationModule):
 
     def _tested(self) -> Sequence[Domain]:
         """The domains of the test sets, in their order."""
-        return getattr(getattr(self.trainer, "datamodule", None), "test_names", None) or DOMAINS
+        return list(getattr(getattr(self.trainer, "datamodule", None), "tests", None) or DOMAINS)
 
     # -- pictures ----------------------------------------------------------------------------------------------------
 

@@ -119,8 +119,8 @@ def test_ranks_share_the_samples_of_training_and_test() -> None:
 
 def test_test_sets_keep_names_and_order() -> None:
     data = module(eval_batch_size=2)
-    assert data.test_names == ["a", "b"]
-    assert data.validation_names == ["c"]
+    assert list(data.tests) == ["a", "b"]
+    assert list(data.validations) == ["c"]
     assert [batch["value"].tolist() for batch in data.test_dataloader()[1]] == [[300, 301], [302, 303]]
     assert [batch["value"].tolist() for batch in data.val_dataloader()[0]] == [[400, 401], [402]]
 

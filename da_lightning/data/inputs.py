@@ -112,17 +112,6 @@ def _check_label(label: Path, path: Path, size: tuple[int, int], is_resized: boo
             )
 
 
-def check_numbers(options: object, **least: int) -> None:
-    """Check that each named attribute of ``options`` is ``None`` or as large as it must be.
-
-    Raises:
-        UserError: One is not.
-    """
-    for name, smallest in least.items():
-        if (number := getattr(options, name)) is not None and number < smallest:
-            raise UserError(f"{name}={number} must be {smallest} or more.")
-
-
 def with_shorter_side(image: Tensor, side: int | None) -> Tensor:
     """``image`` uint8 [3, H, W] resized, bicubic, or as it is if ``side`` is ``None``."""
     return image if side is None else resize(image, [side], InterpolationMode.BICUBIC, antialias=True)

@@ -9,6 +9,7 @@ from html import escape
 from pathlib import Path
 
 import torch
+from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor
 from torchvision.io import encode_jpeg
 from torchvision.transforms.v2 import InterpolationMode
@@ -16,7 +17,7 @@ from torchvision.transforms.v2.functional import resize
 
 from da_lightning import names
 from da_lightning.data.images import read_image
-from da_lightning.data.inputs import Input, check_numbers, find_inputs
+from da_lightning.data.inputs import Input, find_inputs
 from da_lightning.data.views import Resize
 from da_lightning.errors import UserError
 from da_lightning.files import write_text
@@ -50,10 +51,10 @@ class Rank:
     """
 
     gallery: str | None = None
-    best: int = 10
-    batch_size: int = 32
+    best: PositiveInt = 10
+    batch_size: PositiveInt = 32
     rerank: bool = False
-    shown: int = 100
+    shown: NonNegativeInt = 100
 
     @torch.inference_mode()
     def __call__(self, module: ReidModule, inputs: Sequence[Input], output: Path) -> list[list[str]]:
@@ -63,12 +64,11 @@ class Rank:
             The query and the best of the gallery, a row each.
 
         Raises:
-            UserError: A number that is too small, or a checkpoint without an image size.
+            UserError: No gallery, or a checkpoint without an image size.
             DataError: A file that cannot be read.
         """
         if self.gallery is None:
             raise UserError("There is nothing to rank: add gallery=<image or folder>.")
-        check_numbers(self, best=1, batch_size=1, shown=0)
         gallery = find_inputs(Path(self.gallery).expanduser())
         distances, places = self._ranked(module, inputs, gallery)
         rankings: list[Ranking] = [

@@ -7,6 +7,7 @@ from typing import Any, cast
 import lightning.pytorch as L
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
@@ -53,17 +54,10 @@ class Selection(ModelCheckpoint):
     def __init__(
         self,
         score: SelectionScore,
-        every_n_epochs: int = 1,
-        max_images: int | None = None,
-        temperature: float = 0.05,
+        every_n_epochs: PositiveInt = 1,
+        max_images: PositiveInt | None = None,
+        temperature: PositiveFloat = 0.05,
     ) -> None:
-        for name, number in (
-            ("every_n_epochs", every_n_epochs),
-            ("max_images", max_images),
-            ("temperature", temperature),
-        ):
-            if number is not None and number <= 0:
-                raise UserError(f"selection.{name}={number} is too small: give a number above 0.")
         super().__init__(
             filename=f"selected_{score}",
             monitor=f"val/selection/{score}",

@@ -152,7 +152,7 @@ def test_embedding_is_normalised_and_the_classifier_starts_near_zero() -> None:
         ({"name": "vgg"}, "choose one of light, resnet18, resnet50"),
         ({"name": "light", "last_stride": 3}, r"last_stride=3 was refused"),
         ({"name": "light", "pretrained": "imagenet"}, "pretrained is not an option"),
-        ({"name": "resnet18", "frozen_stages": 5}, r"frozen_stages=5 must lie in 0\.\.4"),
+        ({"name": "resnet18", "frozen_stages": 5}, "frozen_stages=5 was refused"),
         ({"name": "resnet18", "frozen_norms": "some"}, "frozen_norms"),
     ],
 )

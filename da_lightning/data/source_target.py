@@ -32,6 +32,18 @@ def check_part(name: str, key: str) -> None:
         raise UserError(f"{key} has {name!r}, which becomes a file's name: begin it with a letter, and leave / out.")
 
 
+def data_of(trainer: L.Trainer) -> "SourceTargetDataModule":
+    """The data module of a training.
+
+    Raises:
+        UserError: It has none of ours.
+    """
+    data = getattr(trainer, "datamodule", None)
+    if not isinstance(data, SourceTargetDataModule):
+        raise UserError("The training goes through a whole set: give Trainer.fit(..., datamodule=<one of ours>).")
+    return data
+
+
 def set_names(trainer: L.Trainer, kind: Literal["val", "test"]) -> list[str]:
     """Names of the validation or test sets; a loader without a data module of ours is ``target``."""
     sets = getattr(getattr(trainer, "datamodule", None), "tests" if kind == "test" else "validations", None)

@@ -18,6 +18,7 @@ from da_lightning.data.views import Resize
 from da_lightning.errors import UserError
 from da_lightning.files import RECORD, check_writable, damaged_images, write_png, write_text
 from da_lightning.training.callbacks import write_picture
+from da_lightning.training.module import evaluating
 from da_lightning.training.phases import Phase
 from da_lightning.training.progress import tracked
 from da_lightning.training.strategy import failing_together
@@ -107,14 +108,11 @@ class TranslationWriter(L.Callback, ABC):
     # Not on_fit_end: by then Lightning has brought the module back to the CPU.
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         module = cast(TranslationModule, pl_module)
-        was_training = module.training
-        module.eval()
-        with torch.inference_mode(), trainer.precision_plugin.forward_context():
+        with evaluating(module), torch.inference_mode(), trainer.precision_plugin.forward_context():
             for translations in self.translations(trainer):
                 self._write(trainer, module, translations)
             if trainer.is_global_zero:
                 self.draw(trainer, module)
-        module.train(was_training)
         trainer.strategy.barrier()
 
     def _write(self, trainer: L.Trainer, module: TranslationModule, translations: Translations) -> None:

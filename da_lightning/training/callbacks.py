@@ -52,9 +52,7 @@ class StopAtIteration(L.Callback):
         left = self.length(pl_module) - cast(AdaptationModule, pl_module).iterations_done
         set_max_epochs(trainer, trainer.current_epoch + max(0, math.ceil((left + inside) / length)))
 
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any, **__: Any) -> None:
         if cast(AdaptationModule, pl_module).iterations_done >= self.length(pl_module):
             trainer.should_stop = True
 
@@ -84,9 +82,7 @@ class KeepSourceOnly(L.Callback):
         if trainer.is_global_zero and is_past and not self._file(trainer).is_file():
             log.warning("%s is gone: the result will have no source_only scores beside it.", self._file(trainer))
 
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any, **__: Any) -> None:
         if cast(AdaptationModule, pl_module).iterations_done == self.after:
             self._save(trainer, pl_module)
 

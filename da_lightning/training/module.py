@@ -285,6 +285,15 @@ def tell_of_no_adaptation(source_iters: int, max_iters: int) -> None:
 
 
 @contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Inside, ``module`` is in evaluation mode; then it has the one that it had."""
+    was_training = module.training
+    module.eval()
+    yield
+    module.train(was_training)
+
+
+@contextmanager
 def frozen(*networks: nn.Module) -> Iterator[None]:
     """Losses computed inside reach through ``networks`` without giving their parameters a gradient."""
     parameters = [p for network in networks for p in network.parameters() if p.requires_grad]
@@ -298,7 +307,5 @@ def frozen(*networks: nn.Module) -> Iterator[None]:
 
 
 def _as_list(one_or_many: Any) -> list[Any]:
-    """Lightning hands out a list, a single object, or ``None``."""
-    if one_or_many is None:
-        return []
+    """Lightning hands out a list or a single object."""
     return one_or_many if isinstance(one_or_many, list) else [one_or_many]

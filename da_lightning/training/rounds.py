@@ -3,20 +3,19 @@
 import logging
 import math
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import lightning.pytorch as L
 import torch
 
-from da_lightning.data.source_target import SourceTargetDataModule
+from da_lightning.data.source_target import SourceTargetDataModule, data_of
 from da_lightning.errors import CheckpointError, UserError
 from da_lightning.files import copy_file
 from da_lightning.private.lightning import batches_in
 from da_lightning.training.ema import averaged_weights
-from da_lightning.training.module import AdaptationModule
+from da_lightning.training.module import AdaptationModule, evaluating
 from da_lightning.training.schedules import use_present_rates
 from da_lightning.training.strategy import failing_together
 from da_lightning.training.target_statistics import target_statistics
@@ -140,9 +139,7 @@ class Rounds(L.Callback):
             for scheduler in (config.scheduler for config in trainer.lr_scheduler_configs):
                 use_present_rates(scheduler)  # those of a training that was to end there
 
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any, **__: Any) -> None:
         self.is_fresh = False
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -180,7 +177,7 @@ class Rounds(L.Callback):
         with averaged_weights(trainer, module):
             if statistics := target_statistics(trainer):
                 statistics.estimate(trainer, module)
-            with _evaluating(module):
+            with evaluating(module), torch.no_grad():
                 try:
                     self.labels = self.make(trainer, module, partial)
                 except UserError:
@@ -226,18 +223,6 @@ class Rounds(L.Callback):
         return here
 
 
-def data_of(trainer: L.Trainer) -> SourceTargetDataModule:
-    """The data module of a training.
-
-    Raises:
-        UserError: It has none of ours.
-    """
-    data = getattr(trainer, "datamodule", None)
-    if not isinstance(data, SourceTargetDataModule):
-        raise UserError("The target set is labelled again in rounds: give Trainer.fit(..., datamodule=<one of ours>).")
-    return data
-
-
 def rounds_among(callbacks: Iterable[L.Callback]) -> list[Rounds]:
     """Those of ``callbacks`` that are rounds."""
     return [callback for callback in callbacks if isinstance(callback, Rounds)]
@@ -267,12 +252,3 @@ def align_epochs(data: SourceTargetDataModule, phases: Mapping[str, int]) -> Non
             f"data.iterations_per_epoch={data.iterations_per_epoch} must divide {lengths}, since rounds begin where "
             f"epochs end: use {longest}."
         )
-
-
-@contextmanager
-def _evaluating(module: torch.nn.Module) -> Iterator[None]:
-    was_training = module.training
-    module.eval()
-    with torch.no_grad():
-        yield
-    module.train(was_training)

@@ -11,11 +11,11 @@ from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
-from da_lightning.data.source_target import SourceTargetDataModule
+from da_lightning.data.source_target import SourceTargetDataModule, data_of
 from da_lightning.errors import UserError
 from da_lightning.training.abilities import Selects
 from da_lightning.training.ema import averaged_weights
-from da_lightning.training.module import AdaptationModule
+from da_lightning.training.module import AdaptationModule, evaluating
 from da_lightning.training.phases import Phase
 from da_lightning.training.progress import tracked
 from da_lightning.training.scores import SelectionScore
@@ -92,7 +92,7 @@ class Selection(ModelCheckpoint):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
         if stage == "fit":
-            self.check(cast(AdaptationModule, pl_module), cast(Any, trainer).datamodule)
+            self.check(cast(AdaptationModule, pl_module), data_of(trainer))
             if self.score == "oracle" and trainer.is_global_zero:
                 log.warning(
                     "selection=oracle: the tested weights are chosen with target labels: an upper bound, not a result "
@@ -124,19 +124,15 @@ class Selection(ModelCheckpoint):
 
     @torch.no_grad()
     def _value(self, trainer: L.Trainer, module: AdaptationModule) -> Tensor:
-        data = cast(SourceTargetDataModule, cast(Any, trainer).datamodule)
+        data = data_of(trainer)
 
         def batches() -> Iterator[dict[str, Tensor]]:
             loader = data.ordered_loader(self._images(data))
             for batch in tracked(trainer, loader, "Scoring for the selection", len(loader), draw=False):
                 yield trainer.strategy.batch_to_device(batch)
 
-        was_training = module.training
-        module.eval()
-        with trainer.precision_plugin.forward_context():
-            value = cast(Selects, module).selection_score(self.score, self.temperature)(batches())
-        module.train(was_training)
-        return value
+        with evaluating(module), trainer.precision_plugin.forward_context():
+            return cast(Selects, module).selection_score(self.score, self.temperature)(batches())
 
     def _images(self, data: SourceTargetDataModule) -> Dataset:
         if self.score in ("entropy", "snd"):

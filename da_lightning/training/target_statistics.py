@@ -8,14 +8,14 @@ selected, and when the target is labelled.
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import cast
 
 import lightning.pytorch as L
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from da_lightning.data.source_target import SourceTargetDataModule
+from da_lightning.data.source_target import data_of
 from da_lightning.errors import UserError
 from da_lightning.training.ema import averaged_weights
 from da_lightning.training.module import AdaptationModule
@@ -48,12 +48,7 @@ class TargetStatistics(L.Callback):
         They are means over the target's training images, seen as in a test, in batches of ``data.eval_batch_size``.
         Frozen batch norms keep theirs. This is ``torch.optim.swa_utils.update_bn``, which would reset those, too.
         """
-        data: Any = getattr(trainer, "datamodule", None)
-        if not isinstance(data, SourceTargetDataModule):
-            raise UserError(
-                "method.target_statistics=true goes through the target set: give Trainer.fit(..., datamodule=<one of "
-                "ours>), or set it to false."
-            )
+        data = data_of(trainer)
         network = module.tested(self.network)
         modes = [(part, part.training) for part in module.modules()]
         module.train()

@@ -19,6 +19,7 @@ from da_lightning.segmentation.networks.weights import load_weights
 from da_lightning.training.evaluation import EvaluatedModule, Evaluation
 from da_lightning.training.exportable import Exportable
 from da_lightning.training.media import Overlay
+from da_lightning.training.module import evaluating
 from da_lightning.training.players import Group, Player, Term
 from da_lightning.training.scores import MeanEntropy, PixelNeighbourhoodDensity, SelectionScore
 from da_lightning.training.target_statistics import check_norms
@@ -176,9 +177,8 @@ class SegmentationModule(EvaluatedModule):
     @torch.no_grad()
     def _label_maps(self, sample: dict[str, Tensor]) -> dict[str, Tensor]:
         """Class ids [B, H, W] at the image's size: ``prediction`` and what labels the sample has."""
-        was_training = self.training
-        maps = {"prediction": self.eval()(sample["image"]).argmax(1)}
-        self.train(was_training)
+        with evaluating(self):
+            maps = {"prediction": self(sample["image"]).argmax(1)}
         for key in ("label", "pseudo_label"):
             if key in sample:
                 label = sample[key][:, None].float()

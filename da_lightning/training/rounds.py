@@ -56,7 +56,6 @@ class Rounds(L.Callback):
         self.every, self.begin, self.rounds, self.unit = every, begin, rounds, unit
         self.round = 0
         self.labels: dict[str, Any] = {}
-        self.folder = ""
         self.is_fresh = False  # whether nothing has been trained on the labels
         self._done = 0  # in units, by the checkpoint that the run resumes
         self._recorded_begin: int | None = None
@@ -95,13 +94,11 @@ class Rounds(L.Callback):
     # -- state: what a resumed run needs to go on inside a round -----------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        names = ("round", "begin", "labels", "folder", "is_fresh")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in ("round", "begin", "labels", "is_fresh")}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        recorded: dict[str, Any] = {"labels": None, "is_fresh": False, "begin": None, **state_dict}
-        self.round, self.labels, self.folder = recorded["round"], recorded["labels"], recorded["folder"]
-        self.is_fresh, self._recorded_begin = recorded["is_fresh"], recorded["begin"]
+        self.round, self.labels = state_dict["round"], cast(Any, state_dict.get("labels"))
+        self.is_fresh, self._recorded_begin = state_dict.get("is_fresh", False), state_dict.get("begin")
         if not isinstance(self.round, int):  # it becomes part of a path
             raise CheckpointError(f"The checkpoint's round is {self.round!r}: give another file.")
         if not isinstance(self.labels, dict):
@@ -131,7 +128,7 @@ class Rounds(L.Callback):
         if self._is_due(self._done) and (self.unit == "epochs" or self._done < module.total_iters):
             self._begin_round(trainer, module)
         elif self.round:
-            self._hand_over(trainer, module, self._labels_of_resumed_round(trainer, module))
+            self.use(trainer, module, self._labels_of_resumed_round(trainer, module))
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self.is_fresh:  # a checkpoint's optimisers are restored after on_fit_start
@@ -156,13 +153,9 @@ class Rounds(L.Callback):
 
     def _begin_round(self, trainer: L.Trainer, module: AdaptationModule) -> None:
         self.round += 1
-        self._hand_over(trainer, module, self._make(trainer, module))
+        self.use(trainer, module, self._make(trainer, module))
         self.is_fresh = True
         self._clear_optimizers(trainer)
-
-    def _hand_over(self, trainer: L.Trainer, module: AdaptationModule, folder: Path) -> None:
-        self.folder = str(folder)
-        self.use(trainer, module, folder)
 
     def _clear_optimizers(self, trainer: L.Trainer) -> None:
         for optimizer in trainer.optimizers if self.CLEARS_OPTIMIZERS else ():

@@ -113,28 +113,24 @@ class SourceTargetDataModule(L.LightningDataModule):
         self._source_share = 1.0
         self._eval_batches: dict[int, int] = {}
         for name, dataset in self.training_sets.items():
-            self._check_filled(name, dataset)
+            if (size := len(cast(Sized, dataset))) < (batch := self.batch_sizes[name]):
+                raise DataError(
+                    f"The {name} set has {size} samples, fewer than a batch of {batch}: lower data.batch_size or add "
+                    "more."
+                )
 
     @property
     def training_sets(self) -> dict[str, Dataset]:
         """Source and target by name, or the target alone."""
         return {name: getattr(self, name) for name in self.batch_sizes}
 
-    @property
-    def source_share(self) -> float:
-        """Share of source samples in use from the next epoch on; smaller shares are subsets of larger ones."""
-        return self._source_share
-
-    @source_share.setter
-    def source_share(self, share: float) -> None:
+    def use_source_share(self, share: float) -> None:
+        """Draw from a share of the source from the next epoch on; smaller shares are subsets of larger ones."""
         self._source_share = share
         if "source" in self._samplers:
-            self._samplers["source"].indices = self._source_indices()
-
-    def _source_indices(self) -> list[int]:
-        size = len(cast(Sized, self.source))
-        order = torch.randperm(size, generator=torch.Generator().manual_seed(self.seed))
-        return sorted(order[: max(1, round(self._source_share * size))].tolist())
+            size = len(cast(Sized, self.source))
+            order = torch.randperm(size, generator=torch.Generator().manual_seed(self.seed))
+            self._samplers["source"].indices = sorted(order[: max(1, round(share * size))].tolist())
 
     @property
     def _rank(self) -> int:
@@ -143,13 +139,6 @@ class SourceTargetDataModule(L.LightningDataModule):
     @property
     def _world_size(self) -> int:
         return self.trainer.world_size if self.trainer else 1
-
-    def _check_filled(self, name: str, dataset: Dataset) -> None:
-        size, batch = len(cast(Sized, dataset)), self.batch_sizes[name]
-        if size < batch:
-            raise DataError(
-                f"The {name} set has {size} samples, fewer than a batch of {batch}: lower data.batch_size or add more."
-            )
 
     def epoch_length(self, world_size: int | None = None) -> int:
         """Batches in an epoch, on each of ``world_size`` devices; ``None`` takes the trainer's number."""
@@ -213,7 +202,7 @@ class SourceTargetDataModule(L.LightningDataModule):
             batch = self.batch_sizes[name]
             self._samplers[name] = self.training_sampler(name, len(cast(Sized, dataset)), length * batch)
             loaders[name] = TrainingLoader(dataset, batch, sampler=self._samplers[name], **self._loading)
-        self.source_share = self._source_share
+        self.use_source_share(self._source_share)
         drawn = " and ".join(f"{batch * self._world_size} {name}" for name, batch in self.batch_sizes.items())
         log.info("An epoch is %d iterations of %s samples (%d devices x batch size).", length, drawn, self._world_size)
         return CombinedLoader(loaders, "min_size")

@@ -111,17 +111,11 @@ class PersonDataModule(SourceTargetDataModule):
                 f"data.batch_size={batch} cannot be made of data.images_per_person={images_per_person} images of each "
                 "person: make it a multiple."
             )
-        if source is None:
-            log.info("No source; target: %d images by %d cameras.", self.target_size, self.num_target_cameras)
-        else:
-            log.info(
-                "Source: %d images of %d persons by %d cameras; target: %d images by %d cameras.",
-                len(self.source_view),
-                self.num_persons,
-                len(set(source.cameras)),
-                self.target_size,
-                self.num_target_cameras,
-            )
+        said = "No source"
+        if source is not None:
+            cameras = len(set(source.cameras))
+            said = f"Source: {len(self.source_view)} images of {self.num_persons} persons by {cameras} cameras"
+        log.info("%s; target: %d images by %d cameras.", said, self.target_size, self.num_target_cameras)
 
     @property
     def facts(self) -> DataFacts:

@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, wraps
+from inspect import getattr_static
 from pathlib import Path
 from typing import Any, cast
 
@@ -42,7 +43,7 @@ def _guarded_class(kind: type[Logger]) -> type[Logger]:
             continue
         if isinstance(member, property):
             members[name] = property(_attempted(cast(Callable, member.fget), name), member.fset, member.fdel)
-        elif callable(member) and not isinstance(vars(_owner(kind, name)).get(name), staticmethod | classmethod | type):
+        elif callable(member) and not isinstance(getattr_static(kind, name), staticmethod | classmethod | type):
             members[name] = _attempted(member, name)
     return type(kind.__name__, (kind,), members)
 
@@ -64,10 +65,6 @@ def _attempted(method: Callable, name: str) -> Callable:
             return NoExperiment() if name == "experiment" else None
 
     return attempt
-
-
-def _owner(kind: type, name: str) -> type:
-    return next(base for base in kind.__mro__ if name in vars(base))
 
 
 def _reduced(self: Logger) -> tuple[Any, ...]:

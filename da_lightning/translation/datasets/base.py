@@ -1,9 +1,8 @@
 """What all data sets of images share."""
 
-from abc import ABC, abstractmethod
 from typing import Any, Protocol, runtime_checkable
 
-from torch.utils.data import Dataset
+from da_lightning.data.named import NamedDataset
 
 
 @runtime_checkable
@@ -19,7 +18,7 @@ class Images(Protocol):
     def name(self, index: int, /) -> str: ...
 
 
-class ImageDataset(Dataset[dict[str, Any]], ABC):
+class ImageDataset(NamedDataset):
     """Items are ``{"image": uint8 [3, H, W] RGB}`` in full size, and ``"label"``, an int, where the set is labelled.
 
     Attributes:
@@ -27,13 +26,3 @@ class ImageDataset(Dataset[dict[str, Any]], ABC):
     """
 
     labelled: bool = False
-
-    @abstractmethod
-    def __len__(self) -> int: ...
-
-    @abstractmethod
-    def __getitem__(self, index: int) -> dict[str, Any]: ...
-
-    @abstractmethod
-    def name(self, index: int) -> str:
-        """Unique relative path without suffix; the same in each run."""

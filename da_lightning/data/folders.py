@@ -7,7 +7,7 @@ from collections import Counter, deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from da_lightning.data.images import AVIF
 from da_lightning.errors import DataError
@@ -155,6 +155,21 @@ def check_pairs(images: Mapping[str, Path], labels: Mapping[str, Path]) -> None:
                 f"{len(lonely)} of {len(these)} {kind} have no {other} of the same name, the first is "
                 f"{these[lonely[0]]}: complete the folders, or name the wanted images in a list_file."
             )
+
+
+def listed_file(root: Path, path: str, place: str) -> PurePosixPath:
+    """The path under ``root`` that ``place``, a line of a list, calls ``path``.
+
+    Raises:
+        DataError: No file under ``root``.
+    """
+    relative = PurePosixPath(path)
+    is_outside = relative.is_absolute() or ".." in relative.parts
+    if reason := "it leads out of it" if is_outside else why_no_file(root / relative):
+        raise DataError(
+            f"{place} names {path}, which is no file in {root} ({reason}): write paths relative to it, or complete it."
+        )
+    return relative
 
 
 def read_list(path: Path) -> list[tuple[str, list[str]]]:

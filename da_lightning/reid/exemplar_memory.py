@@ -94,9 +94,8 @@ class ExemplarMemory(nn.Module):
             index: Their rows, int64 [B].
             alpha: Weight of the old row, 0..1.
         """
-        v, row = gathered(v.float()).flatten(0, 1), gathered(index).flatten() - self.first
-        held = (row >= 0) & (row < len(self.bank))
-        v, row = v[held], row[held]
+        held, row = _held(gathered(index).flatten(), self)
+        v, row = gathered(v.float()).flatten(0, 1)[held], row[held]
         order = row.argsort(stable=True)
         repeats = row[order]
         turn = torch.arange(len(row), device=row.device) - torch.searchsorted(repeats, repeats)

@@ -52,25 +52,22 @@ class AveragedWeights(WeightAveraging):
             super().setup(trainer, module, "fit")
         return cast(nn.Module, average_of(self))
 
-    @contextmanager
-    def swapped_in(self, module: L.LightningModule) -> Iterator[None]:
-        """Inside, ``module`` has the average; what is changed in it (statistics, say) stays in the average."""
-        swap_average(self, module)
-        try:
-            yield
-        finally:
-            swap_average(self, module)
-
 
 @contextmanager
 def averaged_weights(trainer: L.Trainer, module: L.LightningModule) -> Iterator[None]:
-    """Inside, ``module`` has the weights that are to be used: the averaged ones, where the training averages."""
+    """Inside, ``module`` has the weights that are to be used: the averaged ones, where the training averages.
+
+    What is changed in an average (statistics, say) stays in it.
+    """
     callback = next((c for c in trainer.callbacks if isinstance(c, AveragedWeights)), None)  # type: ignore[attr-defined]
     if callback is None:
         yield
         return
-    with callback.swapped_in(module):
+    swap_average(callback, module)
+    try:
         yield
+    finally:
+        swap_average(callback, module)
 
 
 def _warmed_up(decay: float) -> Callable[[Any, Any, Tensor | int], None]:

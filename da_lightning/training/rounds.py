@@ -28,6 +28,8 @@ Unit = Literal["iterations", "epochs"]
 class Rounds(L.Callback):
     """Base of callbacks that label the target with the present weights, train on, and label it again.
 
+    Optimisers forget their moments where a round begins.
+
     A round begins where an epoch ends, or before training. It never begins at an epoch's start: by then the loader's
     workers hold a copy of the data set, and would go on with the labels of the round before.
 
@@ -45,9 +47,6 @@ class Rounds(L.Callback):
 
     BEGIN = "begin"
     """What messages call the option that ``begin`` comes from."""
-
-    CLEARS_OPTIMIZERS = True
-    """Whether optimisers forget their moments where a round begins."""
 
     further = 0
     """Iterations that come on top of the method's own ``max_iters``."""
@@ -158,7 +157,7 @@ class Rounds(L.Callback):
         self._clear_optimizers(trainer)
 
     def _clear_optimizers(self, trainer: L.Trainer) -> None:
-        for optimizer in trainer.optimizers if self.CLEARS_OPTIMIZERS else ():
+        for optimizer in trainer.optimizers:
             optimizer.state.clear()
 
     def _make(self, trainer: L.Trainer, module: AdaptationModule) -> Path:

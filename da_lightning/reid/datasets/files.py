@@ -5,13 +5,14 @@ from collections import defaultdict
 from collections.abc import Sequence
 from functools import lru_cache
 from hashlib import blake2b
-from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple, cast
 
+from da_lightning.data.folders import listed_file
 from da_lightning.data.images import read_image
 from da_lightning.errors import DataError
 from da_lightning.files import damaged_images
-from da_lightning.reading import read_bytes, why_no_file
+from da_lightning.reading import read_bytes
 from da_lightning.reid.datasets.base import DISTRACTOR, PersonDataset
 
 log = logging.getLogger(__name__)
@@ -94,31 +95,27 @@ def same_content(files: tuple[PersonFile, ...]) -> list[tuple[PersonFile, ...]]:
     return [tuple(group) for group in contents.values() if len(group) > 1]
 
 
-def listed_file(root: Path, path: str, place: str) -> tuple[str, Path]:
-    """Name and place of the file that ``place``, a line of a list, calls ``path``.
+def listed_person(root: Path, place: str, path: str, camera: str, person: str | None, first: int = 1) -> PersonFile:
+    """The file that ``place``, a line of a list, calls ``path``.
+
+    Args:
+        person: ``None`` where labels are not read.
+        first: The list's number of the first person, who becomes 1.
 
     Raises:
-        DataError: No file under ``root``.
+        DataError: No file under ``root``, or a number that is none.
     """
-    relative = PurePosixPath(path)
-    is_outside = relative.is_absolute() or ".." in relative.parts
-    if reason := "it leads out of it" if is_outside else why_no_file(root / relative):
-        raise DataError(
-            f"{place} names {path}, which is no file in {root} ({reason}): write paths relative to it, or complete it."
-        )
-    return str(relative.with_suffix("")), root / relative
-
-
-def number_in(text: str, place: str, what: str) -> int:
-    """``text`` as an integer.
-
-    Raises:
-        DataError: It is none.
-    """
-    try:
-        return int(text)
-    except ValueError:
-        raise DataError(f"{place} gives {text!r} as {what}, which must be an integer: number them from 1.") from None
+    numbers = []
+    for what, text in (("person", person), ("camera", camera)):
+        try:
+            numbers.append(None if text is None else int(text))
+        except ValueError:
+            raise DataError(
+                f"{place} gives {text!r} as {what}, which must be an integer: number them from 1."
+            ) from None
+    relative = listed_file(root, path, place)
+    number = None if numbers[0] is None else numbers[0] + 1 - first
+    return PersonFile(str(relative.with_suffix("")), root / relative, cast(int, numbers[1]), number)
 
 
 def check_whole(files: Sequence[Path], folder: Path, what: str, option: str) -> None:

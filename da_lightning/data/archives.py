@@ -27,6 +27,7 @@ SMALL = 100_000_000
 _LARGEST_HEAD = 2**22  # of a member of a tar archive, or of what it is told in
 _LARGEST_LIST = 2**28  # of a zip archive's list of its members
 _LONGEST_NAME, _LONGEST_PATH, _DEEPEST = 255, 2000, 40
+_ELSEWHERE = "fetch the data set elsewhere"
 
 
 class _Member(NamedTuple):
@@ -77,15 +78,12 @@ class _Budget:
         by_ratio = max(SMALL, RATIO * archive.stat().st_size)
         self.limit = min(limit, by_ratio)
         self.why = f"{limit / 1e9:,.3g} GB" if limit <= by_ratio else f"{RATIO} times its own size"
-        self.remedy = "raise data.files.max_gb if you trust it" if limit <= by_ratio else "fetch the data set elsewhere"
+        self.remedy = "raise data.files.max_gb if you trust it" if limit <= by_ratio else _ELSEWHERE
 
     def check(self, size: int) -> None:
         """Refuse an archive that will become, or has become, ``size`` bytes."""
         if size > self.limit:
-            raise DataError(
-                f"{self.archive.name} would become more than {self.why} when unpacked, so it was refused and removed: "
-                f"{self.remedy}."
-            )
+            raise _refused(self.archive, f"would become more than {self.why} when unpacked", self.remedy)
 
     def take(self, size: int) -> None:
         """Count bytes that have come out, whatever the archive has said."""
@@ -96,10 +94,7 @@ class _Budget:
         """Count members."""
         self.members += members
         if self.members > MOST_MEMBERS:
-            raise DataError(
-                f"{self.archive.name} holds more than {MOST_MEMBERS:,} files and folders, so it was refused and "
-                "removed: fetch the data set elsewhere."
-            )
+            raise _refused(self.archive, f"holds more than {MOST_MEMBERS:,} files and folders")
 
 
 def _members(archive: Path, stream: IO[bytes], budget: _Budget) -> Iterator[_Member]:
@@ -124,10 +119,7 @@ def _zipped(archive: Path, stream: IO[bytes], budget: _Budget) -> Iterator[_Memb
         infos = zipped.infolist()
         budget.count(len(infos))
         if sum(info.compress_size for info in infos) > archive.stat().st_size:
-            raise DataError(
-                f"{archive.name} holds files that lie over each other, so it was refused and removed: fetch the data "
-                "set elsewhere."
-            )
+            raise _refused(archive, "holds files that lie over each other")
         budget.check(total := sum(info.file_size for info in infos))
         check_room(archive, total, f"Unpacking {archive.name}")
         for info in infos:
@@ -187,6 +179,8 @@ def _write(member: _Member, folder: Path, archive: Path, budget: _Budget) -> Non
     except (FileExistsError, NotADirectoryError, IsADirectoryError):
         reason = "is in it twice, as a file and a folder or in other letters"
     name = member.name if len(member.name) < 200 else f"{member.name[:200]}..."
-    raise DataError(
-        f"{archive.name} holds {name!r}, which {reason}, so it was refused and removed: fetch the data set elsewhere."
-    )
+    raise _refused(archive, f"holds {name!r}, which {reason}")
+
+
+def _refused(archive: Path, why: str, remedy: str = _ELSEWHERE) -> DataError:
+    return DataError(f"{archive.name} {why}, so it was refused and removed: {remedy}.")

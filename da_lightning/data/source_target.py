@@ -3,7 +3,7 @@
 import logging
 import re
 from collections.abc import Sized
-from typing import Any, Literal, Protocol, cast, runtime_checkable
+from typing import Any, Literal, Protocol, TypeVar, cast, runtime_checkable
 
 import lightning.pytorch as L
 import torch
@@ -32,15 +32,23 @@ def check_part(name: str, key: str) -> None:
         raise UserError(f"{key} has {name!r}, which becomes a file's name: begin it with a letter, and leave / out.")
 
 
-def data_of(trainer: L.Trainer) -> "SourceTargetDataModule":
+Data = TypeVar("Data", bound="SourceTargetDataModule")
+
+
+def data_of(trainer: L.Trainer, kind: type[Data], like: str = "") -> Data:
     """The data module of a training.
 
+    Args:
+        kind: What it must be.
+        like: Some data of that kind, for the message.
+
     Raises:
-        UserError: It has none of ours.
+        UserError: It is something else, or there is none.
     """
     data = getattr(trainer, "datamodule", None)
-    if not isinstance(data, SourceTargetDataModule):
-        raise UserError("The training goes through a whole set: give Trainer.fit(..., datamodule=<one of ours>).")
+    if not isinstance(data, kind):
+        remedy = f"choose data like {like}" if like else "give Trainer.fit(..., datamodule=<one of ours>)"
+        raise UserError(f"Expected data to be {kind.__name__}, but found {type(data).__name__}: {remedy}.")
     return data
 
 
@@ -115,8 +123,7 @@ class SourceTargetDataModule(L.LightningDataModule):
         for name, dataset in self.training_sets.items():
             if (size := len(cast(Sized, dataset))) < (batch := self.batch_sizes[name]):
                 raise DataError(
-                    f"The {name} set has {size} samples, fewer than a batch of {batch}: lower data.batch_size or add "
-                    "more."
+                    f"The {name} set has {size} samples, fewer than a batch of {batch}: lower data.batch_size."
                 )
 
     @property
@@ -181,8 +188,7 @@ class SourceTargetDataModule(L.LightningDataModule):
         for name, dataset in (self.tests | self.validations).items():
             if (size := len(cast(Sized, dataset))) < self._world_size:
                 raise DataError(
-                    f"The set {name} has {size} samples, fewer than the {self._world_size} devices: take fewer, or add "
-                    "samples."
+                    f"The set {name} has {size} samples for {self._world_size} devices: take {size} at most."
                 )
         if self._world_size > 1 and divides_data(self.trainer):
             raise UserError(

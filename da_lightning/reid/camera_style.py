@@ -9,6 +9,7 @@ import lightning.pytorch as L
 import torch
 from torch import Tensor
 
+from da_lightning.data.source_target import data_of
 from da_lightning.errors import DataError, UserError
 from da_lightning.reid.datasets.base import PersonDataset
 from da_lightning.reid.translated import (
@@ -248,12 +249,7 @@ class WriteCameraPair(TranslationWriter):
         draw_rows(trainer, module, "camera_pair", rows)
 
     def _views(self, trainer: L.Trainer) -> dict[Domain, WholeImages]:
-        data = images_of(trainer)
-        if not isinstance(data, CameraPair):
-            raise UserError(
-                f"Expected data of two cameras, but found {type(data).__name__}: choose data like "
-                "toy_people_camera_pair."
-            )
+        data = data_of(trainer, CameraPair, "toy_people_camera_pair")
         return {"source": WholeImages(data.source_view), "target": WholeImages(data.target_view)}
 
 

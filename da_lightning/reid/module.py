@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from da_lightning.arguments import Share
 from da_lightning.data.source_target import set_names
-from da_lightning.data.views import Interpolation
+from da_lightning.data.views import Interpolation, Resize
 from da_lightning.errors import UserError
 from da_lightning.reid.distances import Distance
 from da_lightning.reid.networks import build_backbone
@@ -135,20 +135,25 @@ class ReidModule(EvaluatedModule):
         return self.embed(image)
 
     def exportable(self) -> Exportable:
-        """Test features of length 1, float32 [B, D], of images of the size that rankings are made at.
-
-        Raises:
-            UserError: A checkpoint that does not record that size.
-        """
-        if self.image_size is None:
-            raise UserError("The checkpoint does not record an image size: set method.image_size in training.")
+        """Test features of length 1, float32 [B, D], of images of the size that rankings are made at."""
         about = {
             "task": "re-identification",
-            "interpolation": self.interpolation,
+            "interpolation": self.test_resize.interpolation.value,
             "distance": self.distance,
             "normalisation": self.backbone.normalisation,
         }
         return Exportable(_Embedder(self), "feature", about, size=self.image_size)
+
+    @property
+    def test_resize(self) -> Resize:
+        """How test images are resized.
+
+        Raises:
+            UserError: A checkpoint that does not record it.
+        """
+        if self.image_size is None or self.interpolation is None:
+            raise UserError("The checkpoint does not record an image size: set method.image_size in training.")
+        return Resize(self.image_size, self.interpolation)
 
     # -- training ----------------------------------------------------------------------------------------------------
 
@@ -219,8 +224,8 @@ class ReidModule(EvaluatedModule):
             ranking.update(features, batch["person"], batch["camera"], batch["is_query"])
 
     def scores(self) -> dict[str, Tensor]:
-        scores = {name: ranking.compute() for name, ranking in self.rankings.items()}
-        return {f"{name}/{score}": value for name, parts in scores.items() for score, value in parts.items()}
+        rankings = self.rankings.items()
+        return {f"{name}/{key}": value for name, ranking in rankings for key, value in ranking.compute().items()}
 
     # -- selection ---------------------------------------------------------------------------------------------------
 

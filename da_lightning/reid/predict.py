@@ -18,7 +18,6 @@ from torchvision.transforms.v2.functional import resize
 from da_lightning import names
 from da_lightning.data.images import read_image
 from da_lightning.data.inputs import Input, find_inputs
-from da_lightning.data.views import Resize
 from da_lightning.errors import UserError
 from da_lightning.files import write_text
 from da_lightning.reid.distances import comparable, smallest
@@ -96,9 +95,7 @@ class Rank:
         return torch.cat(distances), torch.cat(places)
 
     def _features(self, module: ReidModule, items: Sequence[Input], what: str) -> Tensor:
-        if module.image_size is None or module.interpolation is None:
-            raise UserError("The checkpoint does not record an image size: set method.image_size in training.")
-        resize = Resize(module.image_size, module.interpolation)
+        resize = module.test_resize
         batches = [items[start : start + self.batch_size] for start in range(0, len(items), self.batch_size)]
         features = []
         for batch in with_progress(batches, what, len(batches)):

@@ -14,8 +14,8 @@ from torch.utils.data import DataLoader
 from torchvision.transforms.v2.functional import resize
 
 from da_lightning.data.samplers import ShardSampler
+from da_lightning.data.source_target import data_of
 from da_lightning.data.views import Resize
-from da_lightning.errors import UserError
 from da_lightning.files import RECORD, check_writable, damaged_images, write_png, write_text
 from da_lightning.training.callbacks import write_picture
 from da_lightning.training.module import evaluating
@@ -176,18 +176,8 @@ class WriteTranslations(TranslationWriter):
 
 
 def images_of(trainer: L.Trainer) -> UnpairedImages:
-    """The trainer's data module.
-
-    Raises:
-        UserError: It is of another kind.
-    """
-    data = getattr(trainer, "datamodule", None)
-    if not isinstance(data, UnpairedImages):
-        raise UserError(
-            f"Expected the data of a translator to be UnpairedImages, but found {type(data).__name__}: choose a pair "
-            "of images, like data=toy_people_images."
-        )
-    return data
+    """The data that a translator is trained on."""
+    return data_of(trainer, UnpairedImages, "toy_people_images")
 
 
 def translated(module: TranslationModule, image: Tensor, to: Sequence[To]) -> Tensor:

@@ -21,9 +21,6 @@ from da_lightning.private.lightning import NoExperiment, open_as, opened
 
 log = logging.getLogger(__name__)
 
-_CLOSING = ("close",)
-"""Methods that are called after a failure: they leave the process as the next run wants to find it."""
-
 
 def guarded(logger: Logger) -> Logger:
     """Let ``logger`` stop recording, with one warning, when anything in it fails.
@@ -51,18 +48,15 @@ def _guarded_class(kind: type[Logger]) -> type[Logger]:
 def _attempted(method: Callable, name: str) -> Callable:
     @wraps(method)
     def attempt(self: Any, *arguments: Any, **options: Any) -> Any:
-        if vars(self).get("_has_failed") and name not in _CLOSING:
-            return NoExperiment() if name == "experiment" else None
-        try:
-            return method(self, *arguments, **options)
-        except Exception as error:
-            if not vars(self).get("_has_failed"):  # a method called by this one may have said so
+        if not vars(self).get("_has_failed") or name == "close":  # which leaves the process as the next run wants it
+            try:
+                return method(self, *arguments, **options)
+            except Exception as error:
+                if not vars(self).get("_has_failed"):  # a method called by this one may have said so
+                    reason = " ".join(str(error).split()) or type(error).__name__
+                    log.warning("%s records nothing further, the run goes on without: %s", type(self).__name__, reason)
                 vars(self)["_has_failed"] = True
-                reason = " ".join(str(error).split()) or type(error).__name__
-                log.warning(
-                    "%s records nothing further, and the run continues without it: %s", type(self).__name__, reason
-                )
-            return NoExperiment() if name == "experiment" else None
+        return NoExperiment() if name == "experiment" else None
 
     return attempt
 

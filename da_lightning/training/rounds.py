@@ -114,7 +114,7 @@ class Rounds(L.Callback):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if stage == "fit":
-            self.join(cast(AdaptationModule, pl_module), data_of(trainer))
+            self.join(cast(AdaptationModule, pl_module), data_of(trainer, SourceTargetDataModule))
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         module = cast(AdaptationModule, pl_module)

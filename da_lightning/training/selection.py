@@ -92,7 +92,7 @@ class Selection(ModelCheckpoint):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
         if stage == "fit":
-            self.check(cast(AdaptationModule, pl_module), data_of(trainer))
+            self.check(cast(AdaptationModule, pl_module), data_of(trainer, SourceTargetDataModule))
             if self.score == "oracle" and trainer.is_global_zero:
                 log.warning(
                     "selection=oracle: the tested weights are chosen with target labels: an upper bound, not a result "
@@ -124,7 +124,7 @@ class Selection(ModelCheckpoint):
 
     @torch.no_grad()
     def _value(self, trainer: L.Trainer, module: AdaptationModule) -> Tensor:
-        data = data_of(trainer)
+        data = data_of(trainer, SourceTargetDataModule)
 
         def batches() -> Iterator[dict[str, Tensor]]:
             loader = data.ordered_loader(self._images(data))

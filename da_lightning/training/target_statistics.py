@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from da_lightning.data.source_target import data_of
+from da_lightning.data.source_target import SourceTargetDataModule, data_of
 from da_lightning.errors import UserError
 from da_lightning.training.ema import averaged_weights
 from da_lightning.training.module import AdaptationModule
@@ -48,7 +48,7 @@ class TargetStatistics(L.Callback):
         They are means over the target's training images, seen as in a test, in batches of ``data.eval_batch_size``.
         Frozen batch norms keep theirs. This is ``torch.optim.swa_utils.update_bn``, which would reset those, too.
         """
-        data = data_of(trainer)
+        data = data_of(trainer, SourceTargetDataModule)
         network = module.tested(self.network)
         modes = [(part, part.training) for part in module.modules()]
         module.train()

@@ -8,7 +8,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-from da_lightning.data.folders import listed_file
+from da_lightning.data.folders import find_images, listed_file
 from da_lightning.data.images import read_image
 from da_lightning.errors import DataError
 from da_lightning.files import damaged_images
@@ -118,19 +118,30 @@ def listed_person(root: Path, place: str, path: str, camera: str, person: str | 
     return PersonFile(str(relative.with_suffix("")), root / relative, cast(int, numbers[1]), number)
 
 
-def check_whole(files: Sequence[Path], folder: Path, what: str, option: str) -> None:
-    """Check made images before a training depends on them; one that draws them would reach a damaged one days later.
+def made_files(folder: Path, wanted: Sequence[Sequence[str]], what: str, option: str) -> list[Path]:
+    """Images that were made from a set, whole: a training that draws them would reach a damaged one days later.
 
     Args:
-        files: Of ``folder``.
+        folder: Where they lie, at any depth.
+        wanted: Names that each may have, without suffix; the first that is there counts.
         what: They are.
         option: That names the folder.
 
     Raises:
-        DataError: Some are empty, cut off or no images.
+        DataError: Some are missing, empty, cut off or no images.
     """
+    found = find_images(folder)
+    known = [[found[name] for name in names if name in found] for names in wanted]
+    if missing := [names for names, own in zip(wanted, known, strict=True) if not own]:
+        raise DataError(
+            f"{folder} lacks {len(missing)} of {len(wanted)} {what}, the first is {' or '.join(missing[0])} (of "
+            f"{len(found)} files found the first is {next(iter(found))}): let {option} be the folder made from this "
+            "set, or complete it."
+        )
+    files = [own[0] for own in known]
     if damaged := damaged_images(files):
         raise DataError(
             f"{len(damaged)} of {len(files)} {what} in {folder} are damaged, the first is {damaged[0]}: remove these "
             f"and make them again (resume=auto does in the run that made them), or give {option} another folder."
         )
+    return files

@@ -53,16 +53,3 @@ class PassSampler(Sampler[Draw]):
             order = torch.randperm(len(self.indices), generator=generator)
             seeds = torch.randint(2**31, (len(order),), generator=generator)
             yield from ((self.indices[i], seed) for i, seed in zip(order.tolist(), seeds.tolist(), strict=True))
-
-
-class ShardSampler(Sampler[int]):
-    """Every ``world_size``-th sample from ``rank`` on: each sample once, none repeated to fill up a rank."""
-
-    def __init__(self, size: int, rank: int = 0, world_size: int = 1) -> None:
-        self.indices = range(rank, size, world_size)
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self.indices)

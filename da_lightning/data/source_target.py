@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from da_lightning.arguments import Seed
 from da_lightning.data.facts import DataFacts
 from da_lightning.data.loaders import TrainingLoader
-from da_lightning.data.samplers import PassSampler, ShardSampler
+from da_lightning.data.samplers import PassSampler
 from da_lightning.errors import DataError, UserError
 from da_lightning.names import shown
 from da_lightning.private.lightning import divides_data
@@ -228,7 +228,7 @@ class SourceTargetDataModule(L.LightningDataModule):
 
         Samples of several sizes, which make no batch, come one at a time.
         """
-        shard = ShardSampler(len(cast(Sized, dataset)), self._rank, self._world_size)
+        shard = range(self._rank, len(cast(Sized, dataset)), self._world_size)
         return DataLoader(dataset, self._eval_batch(dataset), sampler=shard, **self._loading)
 
     def _eval_batch(self, dataset: Dataset) -> int:

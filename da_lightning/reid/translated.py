@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchvision.transforms.v2.functional import resize
 
-from da_lightning.data.samplers import ShardSampler
 from da_lightning.data.source_target import data_of
 from da_lightning.data.views import Resize
 from da_lightning.files import RECORD, check_writable, damaged_images, write_png, write_text
@@ -128,7 +127,7 @@ class TranslationWriter(L.Callback, ABC):
     def _write_missing(self, trainer: L.Trainer, module: TranslationModule, translations: Translations) -> None:
         data, names = images_of(trainer), translations.names
         count = data.eval_batch_size
-        own = [index for index in ShardSampler(len(names), trainer.global_rank, trainer.world_size) if names[index]]
+        own = [index for index in range(trainer.global_rank, len(names), trainer.world_size) if names[index]]
         missing = set(damaged_images(translations.file(name) for index in own for name in names[index]))
         # Batches are the same whatever is there already, and with them the translations, to the last bit.
         batches = [own[start : start + count] for start in range(0, len(own), count)]

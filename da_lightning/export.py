@@ -45,7 +45,6 @@ TOLERANCE = 1e-4
 """How far outputs of a file may be from the method's, over the largest or 1; or the share of class ids that differ."""
 
 
-
 def main() -> None:
     """Entry point of ``python -m da_lightning.export`` and of ``da-lightning export``."""
     run_command(__doc__, export)
@@ -178,7 +177,9 @@ def _open_sizes(found: "Exportable", batch_size: int | None) -> tuple[dict[int, 
     step = found.multiple
     names = {} if found.size else {2: "height", 3: "width"}
     image = {
-        axis: step * Dim(f"{name}_by_{step}", min=_smallest(found) // step) if step > 1 else Dim(name, min=found.smallest)
+        axis: step * Dim(f"{name}_by_{step}", min=_smallest(found) // step)
+        if step > 1
+        else Dim(name, min=found.smallest)
         for axis, name in names.items()
     }
     return ({**batch, **image}, *(batch for _ in found.further))

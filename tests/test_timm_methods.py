@@ -19,7 +19,7 @@ from tiny_runs import (
     with_timm,
 )
 
-from da_lightning.export import write
+from da_lightning.export import of_size, write
 from da_lightning.networks.timm_features import TimmFeatures
 from da_lightning.predict import load_method, predict
 
@@ -66,8 +66,8 @@ def test_it_resumes_bit_for_bit(trained: Trained, tmp_path: Path) -> None:
 def test_it_is_exported(trained: Trained, tmp_path: Path) -> None:
     module: Any = load_method(trained.last).eval()
     found = module.exportable()
-    size = () if found.size else (64, 96)
-    assert write(found, tmp_path / "network.pt2", trained.method, *size) <= 1e-4
+    found = found if found.size else of_size(found, 64, 96)
+    assert write(found, tmp_path / "network.pt2", trained.method) <= 1e-4
 
 
 def test_it_predicts_on_files(trained: Trained, tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ import lzma
 import stat
 import tarfile
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path, PureWindowsPath
@@ -28,21 +27,7 @@ SMALL = 100_000_000
 _LARGEST_HEAD = 2**22  # of a member of a tar archive, or of what it is told in
 _LARGEST_LIST = 2**28  # of a zip archive's list of its members
 _LONGEST_NAME, _LONGEST_PATH, _DEEPEST = 255, 2000, 40
-_DAMAGED = (
-    tarfile.TarError,
-    zipfile.BadZipFile,
-    zlib.error,
-    lzma.LZMAError,
-    EOFError,
-    ValueError,
-    RuntimeError,
-    MemoryError,
-    KeyError,
-    IndexError,
-    OverflowError,
-    TypeError,
-    AttributeError,
-)
+_ELSEWHERE = "fetch the data set elsewhere"
 
 
 class _Member(NamedTuple):
@@ -51,10 +36,6 @@ class _Member(NamedTuple):
     is_plain: bool
     size: int
     open: Callable[[], IO[bytes] | None]
-
-
-class NoRoom(DataError):
-    """An archive that is whole, on a disk that has not enough room."""
 
 
 def unpack(archive: Path, folder: Path, limit: int) -> None:
@@ -77,7 +58,9 @@ def unpack(archive: Path, folder: Path, limit: int) -> None:
         with Progress(*columns) as bar, bar.open(archive, "rb") as stream:
             for member in _members(archive, cast(IO[bytes], stream), budget):
                 _write(member, folder, archive, budget)
-    except (*_DAMAGED, OSError) as error:
+    except DataError:
+        raise
+    except Exception as error:  # tarfile, zipfile and those that decompress raise of all kinds
         if isinstance(error, OSError) and error.errno is not None:  # the disk's, not the archive's
             raise
         reason = str(error).partition("\n")[0].rstrip(":") or type(error).__name__
@@ -95,29 +78,23 @@ class _Budget:
         by_ratio = max(SMALL, RATIO * archive.stat().st_size)
         self.limit = min(limit, by_ratio)
         self.why = f"{limit / 1e9:,.3g} GB" if limit <= by_ratio else f"{RATIO} times its own size"
-        self.remedy = "raise data.files.max_gb if you trust it" if limit <= by_ratio else "fetch the data set elsewhere"
+        self.remedy = "raise data.files.max_gb if you trust it" if limit <= by_ratio else _ELSEWHERE
 
     def check(self, size: int) -> None:
         """Refuse an archive that will become, or has become, ``size`` bytes."""
         if size > self.limit:
-            raise DataError(
-                f"{self.archive.name} would become more than {self.why} when unpacked, so it was refused and removed: "
-                f"{self.remedy}."
-            )
+            raise _refused(self.archive, f"would become more than {self.why} when unpacked", self.remedy)
 
     def take(self, size: int) -> None:
         """Count bytes that have come out, whatever the archive has said."""
         self.bytes += size
         self.check(self.bytes)
 
-    def count(self) -> None:
-        """Count a member."""
-        self.members += 1
+    def count(self, members: int = 1) -> None:
+        """Count members."""
+        self.members += members
         if self.members > MOST_MEMBERS:
-            raise DataError(
-                f"{self.archive.name} holds more than {MOST_MEMBERS:,} files and folders, so it was refused and "
-                "removed: fetch the data set elsewhere."
-            )
+            raise _refused(self.archive, f"holds more than {MOST_MEMBERS:,} files and folders")
 
 
 def _members(archive: Path, stream: IO[bytes], budget: _Budget) -> Iterator[_Member]:
@@ -126,6 +103,7 @@ def _members(archive: Path, stream: IO[bytes], budget: _Budget) -> Iterator[_Mem
         return
     with _decompressed(stream) as plain, tarfile.open(fileobj=cast(IO[bytes], _Heads(plain)), mode="r:") as tarred:
         for entry in tarred:
+            budget.count()
             is_plain = (entry.isreg() and not entry.issparse()) or entry.isdir()
             yield _Member(entry.name, entry.isdir(), is_plain, entry.size, partial(tarred.extractfile, entry))
             cast(Any, tarred).members = []  # it would remember all
@@ -136,20 +114,14 @@ def _members(archive: Path, stream: IO[bytes], budget: _Budget) -> Iterator[_Mem
 def _zipped(archive: Path, stream: IO[bytes], budget: _Budget) -> Iterator[_Member]:
     end: Any = zipfile._EndRecData(stream)  # type: ignore[attr-defined]
     if end and end[zipfile._ECD_SIZE] > _LARGEST_LIST:  # type: ignore[attr-defined]
-        budget.members = MOST_MEMBERS
-        budget.count()
+        budget.count(MOST_MEMBERS + 1)
     with zipfile.ZipFile(stream) as zipped:
         infos = zipped.infolist()
-        if len(infos) > MOST_MEMBERS:
-            budget.members = MOST_MEMBERS
-            budget.count()
+        budget.count(len(infos))
         if sum(info.compress_size for info in infos) > archive.stat().st_size:
-            raise DataError(
-                f"{archive.name} holds files that lie over each other, so it was refused and removed: fetch the data "
-                "set elsewhere."
-            )
+            raise _refused(archive, "holds files that lie over each other")
         budget.check(total := sum(info.file_size for info in infos))
-        _check_room(archive, total)
+        check_room(archive, total, f"Unpacking {archive.name}")
         for info in infos:
             kind = stat.S_IFMT(info.external_attr >> 16)  # 0 in archives that were made elsewhere than on Unix
             is_plain = kind in (0, stat.S_IFREG, stat.S_IFDIR)
@@ -178,13 +150,6 @@ class _Heads:
         return self._stream.read(size)
 
 
-def _check_room(archive: Path, size: int) -> None:
-    try:
-        check_room(archive, size, f"Unpacking {archive.name}")
-    except DataError as error:
-        raise NoRoom(*error.args) from None
-
-
 def _write(member: _Member, folder: Path, archive: Path, budget: _Budget) -> None:
     # Stricter than tarfile's data filter, which lets links inside the folder pass; zipfile has none.
     path = PureWindowsPath(member.name)  # knows both separators, and drives
@@ -197,7 +162,6 @@ def _write(member: _Member, folder: Path, archive: Path, budget: _Budget) -> Non
         reason = "lies too deep"
     elif any(len(part.encode("utf-8", "surrogateescape")) > _LONGEST_NAME for part in path.parts):
         reason = "has too long a name"
-    budget.count()
     place = folder.joinpath(*path.parts)
     try:
         if not reason and member.is_folder:
@@ -206,7 +170,7 @@ def _write(member: _Member, folder: Path, archive: Path, budget: _Budget) -> Non
         if not reason:
             place.parent.mkdir(parents=True, exist_ok=True)
             budget.check(budget.bytes + member.size)
-            _check_room(archive, member.size)
+            check_room(archive, member.size, f"Unpacking {archive.name}")
             with cast(IO[bytes], member.open()) as source, place.open("xb") as target:
                 while chunk := source.read(CHUNK):
                     budget.take(len(chunk))
@@ -215,6 +179,8 @@ def _write(member: _Member, folder: Path, archive: Path, budget: _Budget) -> Non
     except (FileExistsError, NotADirectoryError, IsADirectoryError):
         reason = "is in it twice, as a file and a folder or in other letters"
     name = member.name if len(member.name) < 200 else f"{member.name[:200]}..."
-    raise DataError(
-        f"{archive.name} holds {name!r}, which {reason}, so it was refused and removed: fetch the data set elsewhere."
-    )
+    raise _refused(archive, f"holds {name!r}, which {reason}")
+
+
+def _refused(archive: Path, why: str, remedy: str = _ELSEWHERE) -> DataError:
+    return DataError(f"{archive.name} {why}, so it was refused and removed: {remedy}.")

@@ -9,8 +9,8 @@ from urllib.parse import urlsplit
 from filelock import FileLock
 from pydantic import PositiveFloat
 
-from da_lightning.data.archives import NoRoom, unpack
-from da_lightning.data.transfer import CHUNK, download
+from da_lightning.data.archives import unpack
+from da_lightning.data.transfer import CHUNK, NoRoom, download
 from da_lightning.errors import DataError
 from da_lightning.reading import kind_of
 

@@ -1,7 +1,7 @@
 """What a method may need to know of its data before it is made."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 from da_lightning.arguments import option_hints
@@ -31,10 +31,5 @@ class DataFacts:
 
     def options(self, method: type, given: Mapping[str, Any]) -> dict[str, Any]:
         """What of this ``method`` takes as an option, and ``given`` leaves open."""
-        known = {field.name: getattr(self, field.name) for field in fields(self)}
-        taken = option_hints(method)
-        return {
-            name: value
-            for name, value in known.items()
-            if name in taken and value is not None and given.get(name) is None
-        }
+        open_ = {name for name in option_hints(method) if given.get(name) is None}
+        return {name: value for name, value in vars(self).items() if name in open_ and value is not None}

@@ -5,8 +5,9 @@ import os
 import re
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import lru_cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from da_lightning.data.images import AVIF
 from da_lightning.errors import DataError
@@ -48,7 +49,9 @@ def find_images(root: Path, folder: str = "", ending: str = "") -> dict[str, Pat
     top = root / folder
     files: dict[str, Path] = {}
     others: Counter[str] = Counter()
-    for path in _files_below(top, ending) if (is_folder := _is_folder(top)) else ():
+    with _access(top):  # a folder above it may be one that this user may not enter
+        is_folder = top.is_dir()
+    for path in _files_below(top, ending) if is_folder else ():
         stem, suffix = os.path.splitext(path.name)
         if suffix.lower() in IMAGE_SUFFIXES and stem.endswith(ending):
             name = (path.parent.relative_to(top) / stem.removesuffix(ending)).as_posix()
@@ -81,24 +84,20 @@ def _files_below(top: Path, ending: str) -> Iterator[Path]:
             left_out.append(place)
             continue
         seen.add(identity)
-        try:
-            with os.scandir(place) as scanned:
-                entries = sorted(scanned, key=lambda entry: entry.name)
-        except OSError as error:
-            raise _no_access(place, error) from None
+        with _access(place), os.scandir(place) as scanned:
+            entries = sorted(scanned, key=lambda entry: entry.name)
         for entry in entries:
             if entry.name.startswith("."):
                 continue
             path = place / entry.name
-            try:
-                if entry.is_dir():
-                    (links if entry.is_symlink() else folders).append(path)
-                elif entry.is_file():
-                    yield path
-                elif _is_wanted(entry, ending):
-                    raise DataError(f"{path} cannot be read ({why_no_file(path)}): mend or remove it.")
-            except OSError as error:
-                raise _no_access(path, error) from None
+            with _access(path):
+                is_folder, is_file = entry.is_dir(), entry.is_file()
+            if is_folder:
+                (links if entry.is_symlink() else folders).append(path)
+            elif is_file:
+                yield path
+            elif _is_wanted(entry, ending):
+                raise DataError(f"{path} cannot be read ({why_no_file(path)}): mend or remove it.")
     if left_out:
         _warn(
             f"{len(left_out)} links in {top} lead to folders above it or to ones that it holds already, the first is "
@@ -112,26 +111,21 @@ def _is_wanted(entry: os.DirEntry[str], ending: str) -> bool:
     return (suffix.lower() in IMAGE_SUFFIXES and stem.endswith(ending)) or (entry.is_symlink() and not suffix)
 
 
-def _is_folder(path: Path) -> bool:
-    try:
-        return path.is_dir()
-    except OSError as error:  # a folder above it that this user may not enter
-        raise _no_access(path, error) from None
-
-
 def _identity(folder: Path) -> tuple[int, int]:
-    try:
+    with _access(folder):
         status = folder.stat()
-    except OSError as error:
-        raise _no_access(folder, error) from None
     return status.st_dev, status.st_ino
 
 
-def _no_access(path: Path, error: OSError) -> DataError:
-    return DataError(
-        f"{path} cannot be opened ({error.strerror or error}): give this user the right to read it and all folders "
-        "above it, or move it out of the data set."
-    )
+@contextmanager
+def _access(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise DataError(
+            f"{path} cannot be opened ({error.strerror or error}): give this user the right to read it and all folders "
+            "above it, or move it out of the data set."
+        ) from None
 
 
 def _remedy(top: Path, folder: str) -> str:
@@ -161,6 +155,21 @@ def check_pairs(images: Mapping[str, Path], labels: Mapping[str, Path]) -> None:
                 f"{len(lonely)} of {len(these)} {kind} have no {other} of the same name, the first is "
                 f"{these[lonely[0]]}: complete the folders, or name the wanted images in a list_file."
             )
+
+
+def listed_file(root: Path, path: str, place: str) -> PurePosixPath:
+    """The path under ``root`` that ``place``, a line of a list, calls ``path``.
+
+    Raises:
+        DataError: No file under ``root``.
+    """
+    relative = PurePosixPath(path)
+    is_outside = relative.is_absolute() or ".." in relative.parts
+    if reason := "it leads out of it" if is_outside else why_no_file(root / relative):
+        raise DataError(
+            f"{place} names {path}, which is no file in {root} ({reason}): write paths relative to it, or complete it."
+        )
+    return relative
 
 
 def read_list(path: Path) -> list[tuple[str, list[str]]]:

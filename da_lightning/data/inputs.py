@@ -2,18 +2,18 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import resize
 
-from da_lightning.data.folders import check_pairs, find_images, read_list
+from da_lightning.data.folders import check_pairs, find_images, listed_file, read_list
 from da_lightning.data.images import check_depth, open_image, upright_size
 from da_lightning.data.labels import holds_ids, resized_ids
 from da_lightning.errors import DataError, UserError
 from da_lightning.files import copy_file, write_bytes, write_text
-from da_lightning.reading import kind_of, why_no_file
+from da_lightning.reading import kind_of
 
 
 @dataclass(frozen=True)
@@ -61,18 +61,11 @@ def find_inputs(source: Path, list_file: str | None = None, labels: Path | None 
 def _listed(root: Path, list_file: str) -> list[Input]:
     inputs: dict[str, Input] = {}
     for place, columns in read_list(root / Path(list_file).expanduser()):
-        paths = [PurePosixPath(column) for column in columns[:2]]
-        for path in paths:
-            is_outside = path.is_absolute() or ".." in path.parts
-            if reason := "it leads out of it" if is_outside else why_no_file(root / path):
-                raise DataError(
-                    f"{place} names {path}, which is no file in {root} ({reason}): write paths relative to input."
-                )
-        image, label = paths[0], paths[1] if len(paths) > 1 else None
+        image, *labels = (listed_file(root, column, place) for column in columns[:2])
         name = str(image.with_suffix(""))
         if name in inputs:
             raise DataError(f"{place} names {image} a second time: name each image once.")
-        of_label = (root / label, str(label.with_suffix(""))) if label else ()
+        of_label = (root / labels[0], str(labels[0].with_suffix(""))) if labels else ()
         inputs[name] = Input(root / image, name, name, *of_label)
     return list(inputs.values())
 
@@ -110,17 +103,6 @@ def _check_label(label: Path, path: Path, size: tuple[int, int], is_resized: boo
                 f"{label} has mode {image.mode}, not one channel of ids, and cannot be resized with its image: "
                 "leave out image_size."
             )
-
-
-def check_numbers(options: object, **least: int) -> None:
-    """Check that each named attribute of ``options`` is ``None`` or as large as it must be.
-
-    Raises:
-        UserError: One is not.
-    """
-    for name, smallest in least.items():
-        if (number := getattr(options, name)) is not None and number < smallest:
-            raise UserError(f"{name}={number} must be {smallest} or more.")
 
 
 def with_shorter_side(image: Tensor, side: int | None) -> Tensor:

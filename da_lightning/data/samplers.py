@@ -23,11 +23,13 @@ class PassSampler(Sampler[Draw]):
         length: Draws in an epoch on each rank.
         seed: Of order and augmentation.
         rank, world_size: This process among all.
+        turn: Draws in a row of one rank.
     """
 
-    def __init__(self, size: int, length: int, seed: int, rank: int = 0, world_size: int = 1) -> None:
+    def __init__(self, size: int, length: int, seed: int, rank: int = 0, world_size: int = 1, turn: int = 1) -> None:
         self.indices: Sequence[int] = range(size)
-        self.length, self.seed, self.rank, self.world_size = length, seed, rank, world_size
+        self.length, self.seed, self.turn = length, seed, turn
+        self.rank, self.world_size = rank, world_size
         self.epoch = 0
         self.is_frozen = False  # the first epoch again and again
 
@@ -43,7 +45,7 @@ class PassSampler(Sampler[Draw]):
         stream = self._stream(generator)
         for position in range(self.length * self.world_size):
             draw = next(stream)
-            if position % self.world_size == self.rank:
+            if position // self.turn % self.world_size == self.rank:
                 yield draw
 
     def _stream(self, generator: torch.Generator) -> Iterator[Draw]:
@@ -51,16 +53,3 @@ class PassSampler(Sampler[Draw]):
             order = torch.randperm(len(self.indices), generator=generator)
             seeds = torch.randint(2**31, (len(order),), generator=generator)
             yield from ((self.indices[i], seed) for i, seed in zip(order.tolist(), seeds.tolist(), strict=True))
-
-
-class ShardSampler(Sampler[int]):
-    """Every ``world_size``-th sample from ``rank`` on: each sample once, none repeated to fill up a rank."""
-
-    def __init__(self, size: int, rank: int = 0, world_size: int = 1) -> None:
-        self.indices = range(rank, size, world_size)
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self.indices)

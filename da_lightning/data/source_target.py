@@ -3,7 +3,7 @@
 import logging
 import re
 from collections.abc import Sized
-from typing import Any, Literal, Protocol, cast, runtime_checkable
+from typing import Any, Literal, Protocol, TypeVar, cast, runtime_checkable
 
 import lightning.pytorch as L
 import torch
@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from da_lightning.arguments import Seed
 from da_lightning.data.facts import DataFacts
 from da_lightning.data.loaders import TrainingLoader
-from da_lightning.data.samplers import PassSampler, ShardSampler
+from da_lightning.data.samplers import PassSampler
 from da_lightning.errors import DataError, UserError
 from da_lightning.names import shown
 from da_lightning.private.lightning import divides_data
@@ -30,6 +30,32 @@ def check_part(name: str, key: str) -> None:
     """
     if not re.fullmatch(r"\w[^/\\\0\n]*", name):
         raise UserError(f"{key} has {name!r}, which becomes a file's name: begin it with a letter, and leave / out.")
+
+
+Data = TypeVar("Data", bound="SourceTargetDataModule")
+
+
+def data_of(trainer: L.Trainer, kind: type[Data], like: str = "") -> Data:
+    """The data module of a training.
+
+    Args:
+        kind: What it must be.
+        like: Some data of that kind, for the message.
+
+    Raises:
+        UserError: It is something else, or there is none.
+    """
+    data = getattr(trainer, "datamodule", None)
+    if not isinstance(data, kind):
+        remedy = f"choose data like {like}" if like else "give Trainer.fit(..., datamodule=<one of ours>)"
+        raise UserError(f"Expected data to be {kind.__name__}, but found {type(data).__name__}: {remedy}.")
+    return data
+
+
+def set_names(trainer: L.Trainer, kind: Literal["val", "test"]) -> list[str]:
+    """Names of the validation or test sets; a loader without a data module of ours is ``target``."""
+    sets = getattr(getattr(trainer, "datamodule", None), "tests" if kind == "test" else "validations", None)
+    return list(sets or ["target"])
 
 
 @runtime_checkable
@@ -95,36 +121,23 @@ class SourceTargetDataModule(L.LightningDataModule):
         self._source_share = 1.0
         self._eval_batches: dict[int, int] = {}
         for name, dataset in self.training_sets.items():
-            self._check_filled(name, dataset)
+            if (size := len(cast(Sized, dataset))) < (batch := self.batch_sizes[name]):
+                raise DataError(
+                    f"The {name} set has {size} samples, fewer than a batch of {batch}: lower data.batch_size."
+                )
 
     @property
     def training_sets(self) -> dict[str, Dataset]:
         """Source and target by name, or the target alone."""
         return {name: getattr(self, name) for name in self.batch_sizes}
 
-    @property
-    def test_names(self) -> list[str]:
-        return list(self.tests)
-
-    @property
-    def validation_names(self) -> list[str]:
-        return list(self.validations)
-
-    @property
-    def source_share(self) -> float:
-        """Share of source samples in use from the next epoch on; smaller shares are subsets of larger ones."""
-        return self._source_share
-
-    @source_share.setter
-    def source_share(self, share: float) -> None:
+    def use_source_share(self, share: float) -> None:
+        """Draw from a share of the source from the next epoch on; smaller shares are subsets of larger ones."""
         self._source_share = share
         if "source" in self._samplers:
-            self._samplers["source"].indices = self._source_indices()
-
-    def _source_indices(self) -> list[int]:
-        size = len(cast(Sized, self.source))
-        order = torch.randperm(size, generator=torch.Generator().manual_seed(self.seed))
-        return sorted(order[: max(1, round(self._source_share * size))].tolist())
+            size = len(cast(Sized, self.source))
+            order = torch.randperm(size, generator=torch.Generator().manual_seed(self.seed))
+            self._samplers["source"].indices = sorted(order[: max(1, round(share * size))].tolist())
 
     @property
     def _rank(self) -> int:
@@ -133,13 +146,6 @@ class SourceTargetDataModule(L.LightningDataModule):
     @property
     def _world_size(self) -> int:
         return self.trainer.world_size if self.trainer else 1
-
-    def _check_filled(self, name: str, dataset: Dataset) -> None:
-        size, batch = len(cast(Sized, dataset)), self.batch_sizes[name]
-        if size < batch:
-            raise DataError(
-                f"The {name} set has {size} samples, fewer than a batch of {batch}: lower data.batch_size or add more."
-            )
 
     def epoch_length(self, world_size: int | None = None) -> int:
         """Batches in an epoch, on each of ``world_size`` devices; ``None`` takes the trainer's number."""
@@ -182,8 +188,7 @@ class SourceTargetDataModule(L.LightningDataModule):
         for name, dataset in (self.tests | self.validations).items():
             if (size := len(cast(Sized, dataset))) < self._world_size:
                 raise DataError(
-                    f"The set {name} has {size} samples, fewer than the {self._world_size} devices: take fewer, or add "
-                    "samples."
+                    f"The set {name} has {size} samples for {self._world_size} devices: take {size} at most."
                 )
         if self._world_size > 1 and divides_data(self.trainer):
             raise UserError(
@@ -203,7 +208,7 @@ class SourceTargetDataModule(L.LightningDataModule):
             batch = self.batch_sizes[name]
             self._samplers[name] = self.training_sampler(name, len(cast(Sized, dataset)), length * batch)
             loaders[name] = TrainingLoader(dataset, batch, sampler=self._samplers[name], **self._loading)
-        self.source_share = self._source_share
+        self.use_source_share(self._source_share)
         drawn = " and ".join(f"{batch * self._world_size} {name}" for name, batch in self.batch_sizes.items())
         log.info("An epoch is %d iterations of %s samples (%d devices x batch size).", length, drawn, self._world_size)
         return CombinedLoader(loaders, "min_size")
@@ -223,7 +228,7 @@ class SourceTargetDataModule(L.LightningDataModule):
 
         Samples of several sizes, which make no batch, come one at a time.
         """
-        shard = ShardSampler(len(cast(Sized, dataset)), self._rank, self._world_size)
+        shard = range(self._rank, len(cast(Sized, dataset)), self._world_size)
         return DataLoader(dataset, self._eval_batch(dataset), sampler=shard, **self._loading)
 
     def _eval_batch(self, dataset: Dataset) -> int:

@@ -44,6 +44,10 @@ CHUNK = 2**18
 _MOVED = (301, 302, 303, 307, 308)
 
 
+class NoRoom(DataError):
+    """The disk has not enough room for what is whole otherwise."""
+
+
 class _Refused(DataError):
     """An address or a redirect that is not followed."""
 
@@ -169,11 +173,11 @@ def check_room(file: Path, size: int, what: str) -> None:
     """Check that the disk of ``file`` has room for ``size`` bytes.
 
     Raises:
-        DataError: It has not.
+        NoRoom: It has not.
     """
     free = shutil.disk_usage(file.parent).free
     if size > free:
-        raise DataError(
+        raise NoRoom(
             f"{what} needs {size / 1e6:,.1f} MB, and {free / 1e6:,.1f} MB are free on the disk of {file.parent}: free "
             "some space, or let data.root lie on another disk."
         )
@@ -184,31 +188,32 @@ class _Server:
 
     def __init__(self, url: str, is_checked: bool) -> None:
         self.url, self.is_checked = url, is_checked
-        self._address: str | None = None  # of the first answer
+        self._secure = f"https{url[4:]}" if url.lower().startswith("http:") else None  # to be tried first
+        self._address = url
         _check_scheme(url, "it")
 
     def open(self, headers: dict[str, str]) -> HTTPResponse:
-        if self._address is None and self.url.lower().startswith("http:"):
-            secure = f"https{self.url[4:]}"
+        secure = self._secure
+        if secure is not None:
             try:
                 response = _opened(secure, headers, min(TIMEOUT, SECURE_TIMEOUT))
-                self._address = secure
+                self._address, self._secure = secure, None
                 return response
             except HTTPError as error:
                 error.close()
                 if error.code == 416:
-                    self._address = secure
+                    self._address, self._secure = secure, None
                     raise
             except (OSError, HTTPException, ValueError, _Refused):
                 pass
-        response = _opened(self._address or self.url, headers, TIMEOUT)
-        if self._address is None and self.url.lower().startswith("http:") and not self.is_checked:
+        response = _opened(self._address, headers, TIMEOUT)
+        if secure is not None and not self.is_checked:
             log.warning(
                 "%s answers by http alone, and its SHA-256 is not known: whoever is between can change what comes. "
                 "Compare it with another source, and set data.files.sha256.",
                 self.url,
             )
-        self._address = self._address or self.url
+        self._secure = None
         return response
 
 
@@ -252,22 +257,17 @@ def _opened(url: str, headers: dict[str, str], timeout: float) -> HTTPResponse:
 def _answer_in_time(opener: OpenerDirector, request: Request, timeout: float) -> HTTPResponse:
     """A head that comes byte by byte would take for ever: the timeout of a socket is of each byte."""
     answers: queue.Queue[Any] = queue.Queue()
-    is_late = threading.Event()
 
     def ask() -> None:
         try:
-            answer: Any = opener.open(request, timeout=timeout)
+            answers.put(opener.open(request, timeout=timeout))
         except BaseException as error:  # handed on to who waits
-            answer = error
-        if is_late.is_set() and isinstance(answer, HTTPResponse):
-            answer.close()
-        answers.put(answer)
+            answers.put(error)
 
     threading.Thread(target=ask, daemon=True).start()
     try:
         answer = answers.get(timeout=LONGEST_ANSWER)
     except queue.Empty:
-        is_late.set()
         raise TimeoutError(f"no whole answer in {LONGEST_ANSWER:.0f} seconds") from None
     if isinstance(answer, BaseException):
         raise answer

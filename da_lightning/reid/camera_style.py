@@ -1,5 +1,6 @@
 """Camera style: what the images of one camera would look like through others (Zhong et al., CVPR and ECCV 2018)."""
 
+from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any, cast
@@ -8,6 +9,7 @@ import lightning.pytorch as L
 import torch
 from torch import Tensor
 
+from da_lightning.data.source_target import data_of
 from da_lightning.errors import DataError, UserError
 from da_lightning.reid.datasets.base import PersonDataset
 from da_lightning.reid.translated import (
@@ -28,7 +30,23 @@ from da_lightning.translation.stargan import StarGAN
 # -- data --------------------------------------------------------------------------------------------------------------
 
 
-class ByCamera(ImageDataset):
+class _Part(ImageDataset):
+    """Images of a set of people, without what is known of them."""
+
+    def __init__(self, dataset: PersonDataset, indices: Sequence[int]) -> None:
+        self.dataset, self.indices = dataset, indices
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def name(self, index: int) -> str:
+        return self.dataset.name(self.indices[index])
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {"image": self.dataset[self.indices[index]]["image"]}
+
+
+class ByCamera(_Part):
     """A set of people as images of several domains: items are ``{"image", "domain"}``.
 
     Attributes:
@@ -41,7 +59,8 @@ class ByCamera(ImageDataset):
     """
 
     def __init__(self, dataset: PersonDataset) -> None:
-        self.dataset, self.cameras = dataset, sorted(set(dataset.cameras))
+        super().__init__(dataset, range(len(dataset)))
+        self.cameras = sorted(set(dataset.cameras))
         if len(self.cameras) < 2:
             raise DataError(
                 f"Camera style needs two cameras at least, but all {len(dataset)} images are from camera "
@@ -51,31 +70,16 @@ class ByCamera(ImageDataset):
         self.domains = [places[camera] for camera in dataset.cameras]
         self.num_domains = len(self.cameras)
 
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def name(self, index: int) -> str:
-        return self.dataset.name(index)
-
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return {"image": self.dataset[index]["image"], "domain": self.domains[index]}
+        return super().__getitem__(index) | {"domain": self.domains[index]}
 
 
-class OneCamera(ImageDataset):
+class OneCamera(_Part):
     """The images of a set of people from one camera: items are ``{"image"}``."""
 
     def __init__(self, dataset: PersonDataset, camera: int) -> None:
-        self.dataset, self.camera = dataset, camera
-        self.indices = [index for index, own in enumerate(dataset.cameras) if own == camera]
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def name(self, index: int) -> str:
-        return self.dataset.name(self.indices[index])
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return {"image": self.dataset[self.indices[index]]["image"]}
+        super().__init__(dataset, [index for index, own in enumerate(dataset.cameras) if own == camera])
+        self.camera = camera
 
 
 class CameraPair(UnpairedImages):
@@ -245,12 +249,7 @@ class WriteCameraPair(TranslationWriter):
         draw_rows(trainer, module, "camera_pair", rows)
 
     def _views(self, trainer: L.Trainer) -> dict[Domain, WholeImages]:
-        data = images_of(trainer)
-        if not isinstance(data, CameraPair):
-            raise UserError(
-                f"Expected data of two cameras, but found {type(data).__name__}: choose data like "
-                "toy_people_camera_pair."
-            )
+        data = data_of(trainer, CameraPair, "toy_people_camera_pair")
         return {"source": WholeImages(data.source_view), "target": WholeImages(data.target_view)}
 
 

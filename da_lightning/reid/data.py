@@ -15,7 +15,6 @@ from torch.utils.data import Dataset
 from da_lightning.arguments import Share, Size
 from da_lightning.data import views
 from da_lightning.data.facts import DataFacts
-from da_lightning.data.folders import find_images
 from da_lightning.data.images import read_image
 from da_lightning.data.samplers import PassSampler
 from da_lightning.data.source_target import SourceTargetDataModule
@@ -24,7 +23,7 @@ from da_lightning.errors import DataError, UserError
 from da_lightning.reid.augmentation import Augmentation, Crop, Shares
 from da_lightning.reid.camera_style_files import CameraStyles
 from da_lightning.reid.datasets import DISTRACTOR, PersonDataset, QueryGallery
-from da_lightning.reid.datasets.files import check_whole
+from da_lightning.reid.datasets.files import made_files
 from da_lightning.reid.samplers import IdentitySampler
 
 log = logging.getLogger(__name__)
@@ -111,17 +110,11 @@ class PersonDataModule(SourceTargetDataModule):
                 f"data.batch_size={batch} cannot be made of data.images_per_person={images_per_person} images of each "
                 "person: make it a multiple."
             )
-        if source is None:
-            log.info("No source; target: %d images by %d cameras.", self.target_size, self.num_target_cameras)
-        else:
-            log.info(
-                "Source: %d images of %d persons by %d cameras; target: %d images by %d cameras.",
-                len(self.source_view),
-                self.num_persons,
-                len(set(source.cameras)),
-                self.target_size,
-                self.num_target_cameras,
-            )
+        said = "No source"
+        if source is not None:
+            cameras = len(set(source.cameras))
+            said = f"Source: {len(self.source_view)} images of {self.num_persons} persons by {cameras} cameras"
+        log.info("%s; target: %d images by %d cameras.", said, self.target_size, self.num_target_cameras)
 
     @property
     def facts(self) -> DataFacts:
@@ -254,7 +247,9 @@ class SourceView(TrainingView):
         if translated is None or keep_originals:
             versions += [(index, None) for index in known]
         if translated is not None:
-            versions += _translations(Path(translated).expanduser(), dataset, known)
+            names = [(dataset.name(index),) for index in known]
+            folder = Path(translated).expanduser()
+            versions += zip(known, made_files(folder, names, "translations", "data.translated"), strict=True)
         self.versions = versions
         if translated is not None:
             self.details = {"images": "originals and translations" if keep_originals else "translations"}
@@ -292,15 +287,3 @@ def numbered(numbers: Sequence[int]) -> list[int]:
     """``numbers`` replaced by 0, 1, ... in their order of size."""
     places = {number: place for place, number in enumerate(sorted(set(numbers)))}
     return [places[number] for number in numbers]
-
-
-def _translations(folder: Path, dataset: PersonDataset, indices: Sequence[int]) -> list[tuple[int, Path | None]]:
-    files = find_images(folder)
-    if missing := [name for name in map(dataset.name, indices) if name not in files]:
-        raise DataError(
-            f"{folder} lacks translations of {len(missing)} of {len(indices)} source images, the first is {missing[0]} "
-            f"(of {len(files)} files found the first is {next(iter(files))}): let data.translated be the folder made "
-            "from this source, or complete it."
-        )
-    check_whole([files[dataset.name(index)] for index in indices], folder, "translations", "data.translated")
-    return [(index, files[dataset.name(index)]) for index in indices]

@@ -77,12 +77,8 @@ class ECN(ReidModule):
     ) -> None:
         super().__init__(**options)
         self.save_hyperparameters()
-        self.source_iters, self.exemplar_weight, self.camera, self.dropout = (
-            source_iters,
-            exemplar_weight,
-            camera,
-            dropout,
-        )
+        self.source_iters, self.exemplar_weight = source_iters, exemplar_weight
+        self.camera, self.dropout = camera, dropout
         self.neighbours, self.neighbours_from, self.alpha_step = neighbours, neighbours_from, alpha_step
         self.frozen_shortcuts = frozen_shortcuts
         self.target_list, self.shard_memory = target_list, shard_memory
@@ -186,8 +182,7 @@ class ECN(ReidModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         bank = checkpoint["state_dict"][BANK]
-        known = checkpoint["hyper_parameters"].get("target_list")
-        if len(bank) != self.memory.size or None not in (known, self.target_list) and known != self.target_list:
+        if not self._is_of_these_images(bank, checkpoint):
             raise CheckpointError(
                 f"The checkpoint's memory belongs to another list of target images ({len(bank)} of them, "
                 f"{self.memory.size} here): restore the files as they were, or begin a new run."
@@ -207,16 +202,18 @@ class ECN(ReidModule):
 
     def leave_out(self, state: dict[str, Any], content: Mapping[str, Any], path: str) -> None:
         super().leave_out(state, content, path)
-        known = _part(content, "hyper_parameters").get("target_list")
-        if (bank := state.get(BANK)) is None:
-            state[BANK] = self.memory.bank
-        elif len(bank) != self.memory.size or None not in (known, self.target_list) and known != self.target_list:
+        bank = state.setdefault(BANK, self.memory.bank)
+        if not self._is_of_these_images(bank, content):
             logger.warning(
                 "The memory begins empty: the one given is of other images (%d; the target has %d).",
                 len(bank),
                 self.memory.size,
             )
             state[BANK] = self.memory.bank
+
+    def _is_of_these_images(self, bank: Tensor, content: Mapping[str, Any]) -> bool:
+        known = _part(content, "hyper_parameters").get("target_list")
+        return len(bank) == self.memory.size and (None in (known, self.target_list) or known == self.target_list)
 
 
 def _states(checkpoint: dict[str, Any]) -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from da_lightning.errors import UserError
 from da_lightning.reid.products import combinations, similarities
+from da_lightning.training.ranks import world_size
 
 CHUNK = 1024  # rows in a product: what is float32 of a half-precision bank at a time, and a good size for CPUs
 
@@ -58,10 +59,10 @@ class ExemplarMemory(nn.Module):
 
     def deal_out(self) -> None:
         """Leave each rank its part of the rows; losses and updates stay those of the whole bank."""
-        if self.ranks > 1 or _world_size() == 1:
+        if self.ranks > 1 or world_size() == 1:
             return
-        self._check(_world_size())
-        self.ranks = _world_size()
+        self._check(world_size())
+        self.ranks = world_size()
         self.bounds = [self.size * number // self.ranks for number in range(self.ranks + 1)]
         self.first, end = self.bounds[dist.get_rank() :][:2]
         self.bank = self.bank[self.first : end].clone()
@@ -93,9 +94,8 @@ class ExemplarMemory(nn.Module):
             index: Their rows, int64 [B].
             alpha: Weight of the old row, 0..1.
         """
-        v, row = gathered(v.float()).flatten(0, 1), gathered(index).flatten() - self.first
-        held = (row >= 0) & (row < len(self.bank))
-        v, row = v[held], row[held]
+        held, row = _held(gathered(index).flatten(), self)
+        v, row = gathered(v.float()).flatten(0, 1)[held], row[held]
         order = row.argsort(stable=True)
         repeats = row[order]
         turn = torch.arange(len(row), device=row.device) - torch.searchsorted(repeats, repeats)
@@ -199,12 +199,8 @@ def _held(ids: Tensor, memory: ExemplarMemory) -> tuple[Tensor, Tensor]:
 
 def gathered(tensor: Tensor) -> Tensor:
     """``tensor`` of all ranks, ``[ranks, *shape]``; it has the same shape on each."""
-    if _world_size() == 1:
+    if world_size() == 1:
         return tensor[None]
-    everyones = tensor.new_empty(_world_size(), *tensor.shape)
+    everyones = tensor.new_empty(world_size(), *tensor.shape)
     dist.all_gather(list(everyones), tensor.contiguous())
     return everyones
-
-
-def _world_size() -> int:
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1

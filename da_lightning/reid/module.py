@@ -1,19 +1,19 @@
 """What all re-identification methods share: backbone, classifier over the source's persons, ranking test, pictures."""
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import lightning.pytorch as L
 import torch
-from pydantic import PositiveFloat, PositiveInt
+from pydantic import PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from da_lightning.arguments import Seed, Share
-from da_lightning.data.views import Interpolation
+from da_lightning.arguments import Share
+from da_lightning.data.source_target import set_names
+from da_lightning.data.views import Interpolation, Resize
 from da_lightning.errors import UserError
 from da_lightning.networks.base import build_part
 from da_lightning.reid.distances import Distance
@@ -22,28 +22,25 @@ from da_lightning.reid.networks.heads import PersonClassifier
 from da_lightning.reid.pictures import RankingPicture
 from da_lightning.reid.ranking import Ranking
 from da_lightning.training.checkpoints import read_checkpoint
+from da_lightning.training.evaluation import EvaluatedModule, Evaluation
 from da_lightning.training.exportable import Exportable
-from da_lightning.training.module import AdaptationModule
-from da_lightning.training.optimizers import optimizer_options
 from da_lightning.training.players import Group, Player
-from da_lightning.training.schedules import ScheduleOptions, steps
+from da_lightning.training.schedules import steps
 from da_lightning.training.scores import NeighbourhoodDensity, SelectionScore
-from da_lightning.training.target_statistics import TargetStatistics, check_norms, under_target_statistics
+from da_lightning.training.target_statistics import check_norms
 from da_lightning.training.weights import check_children, tested_weights
 
 logger = logging.getLogger(__name__)
 
 
-class ReidModule(AdaptationModule):
+class ReidModule(EvaluatedModule):
     """A backbone, a classifier of source persons, and the ranking of galleries by the backbone's features.
 
     A subclass ends its constructor with :meth:`add_classifier`.
 
     Args:
         backbone: ``{"_target_": ..., ...}``, see :class:`~da_lightning.reid.networks.base.Backbone`.
-        optimizer: See :func:`~da_lightning.training.optimizers.make_optimizer`.
         backbone_lr_factor: Learning rate of the backbone over that of what follows it.
-        clip_norm: Largest gradient norm; ``None`` does not clip.
         decay_at: Shares of ``max_iters`` (0..1) at which learning rates are multiplied by ``decay_factor``.
         label_smoothing: Share of the wanted probability spread over all persons.
         stripes: Horizontal stripes of the last map whose maxima are the test feature, one after the other (local max
@@ -55,8 +52,7 @@ class ReidModule(AdaptationModule):
         image_size, interpolation: (H, W) of test images and how they are resized to it, for prediction.
         init_from: Weights to begin with: a checkpoint of ours, or what :meth:`official_state` knows. A classifier of
             another number of persons is left out.
-        target_statistics: Test, select and save at the end under the target's batch-norm statistics (AdaBN).
-        max_iters, accumulate, seed, schedule: See :class:`~da_lightning.training.module.AdaptationModule`.
+        max_iters, options: See :class:`~da_lightning.training.evaluation.EvaluatedModule`.
     """
 
     objective = "target/map"
@@ -65,10 +61,8 @@ class ReidModule(AdaptationModule):
     def __init__(
         self,
         backbone: BackboneOptions,
-        optimizer: Mapping[str, Any],
         max_iters: PositiveInt,
         backbone_lr_factor: float = 0.1,
-        clip_norm: PositiveFloat | None = None,
         decay_at: Sequence[Share] = (2 / 3,),
         decay_factor: float = 0.1,
         label_smoothing: Share = 0.0,
@@ -80,13 +74,9 @@ class ReidModule(AdaptationModule):
         image_size: tuple[int, int] | None = None,
         interpolation: Interpolation | None = None,
         init_from: str | None = None,
-        target_statistics: bool = False,
-        accumulate: PositiveInt = 1,
-        seed: Seed = 0,
-        schedule: ScheduleOptions = None,
+        **options: Any,
     ) -> None:
-        super().__init__(max_iters, accumulate, seed, schedule)
-        self.optimizer_options, self.clip_norm = optimizer_options(optimizer), clip_norm
+        super().__init__(max_iters=max_iters, **options)
         self.backbone_lr_factor = backbone_lr_factor
         self.use_schedule(steps(max_iters, decay_factor, decay_at))
         self.label_smoothing = label_smoothing
@@ -94,8 +84,7 @@ class ReidModule(AdaptationModule):
         self.num_persons, self.image_size, self.interpolation = num_persons, image_size, interpolation
         self.init_from = init_from
         self.backbone = build_part(backbone, Backbone, "method.backbone")
-        self.target_statistics = target_statistics
-        if target_statistics:
+        if self.target_statistics:
             check_norms(self.backbone, "method.backbone.frozen_norms=null")
 
     # -- what a method builds on -------------------------------------------------------------------------------------
@@ -147,26 +136,31 @@ class ReidModule(AdaptationModule):
         return self.embed(image)
 
     def exportable(self) -> Exportable:
-        """Test features of length 1, float32 [B, D], of images of the size that rankings are made at.
-
-        Raises:
-            UserError: A checkpoint that does not record that size.
-        """
-        if self.image_size is None:
-            raise UserError("The checkpoint does not record an image size: set method.image_size in training.")
+        """Test features of length 1, float32 [B, D], of images of the size that rankings are made at."""
         about = {
             "task": "re-identification",
-            "interpolation": self.interpolation,
+            "interpolation": self.test_resize.interpolation.value,
             "distance": self.distance,
             "normalisation": self.backbone.normalisation,
         }
         return Exportable(_Embedder(self), "feature", about, size=self.image_size)
 
+    @property
+    def test_resize(self) -> Resize:
+        """How test images are resized.
+
+        Raises:
+            UserError: A checkpoint that does not record it.
+        """
+        if self.image_size is None or self.interpolation is None:
+            raise UserError("The checkpoint does not record an image size: set method.image_size in training.")
+        return Resize(self.image_size, self.interpolation)
+
     # -- training ----------------------------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
-        persons = getattr(getattr(self.trainer, "datamodule", None), "num_persons", self.num_persons)
-        if stage == "fit" and self.needs_source and persons != self.num_persons:
+        persons = getattr(getattr(self.trainer, "datamodule", None), "num_persons", None)
+        if stage == "fit" and None not in (persons, self.num_persons) and persons != self.num_persons:
             raise UserError(
                 f"method.num_persons={self.num_persons}, but the source has {persons} persons: leave num_persons out."
             )
@@ -184,12 +178,7 @@ class ReidModule(AdaptationModule):
         return {"embedder": Player(groups, self.optimizer_options, self.clip_norm, self.schedule)}
 
     def configure_callbacks(self) -> list[L.Callback]:
-        return [RankingPicture(), *([TargetStatistics()] if self.target_statistics else [])]
-
-    @contextmanager
-    def as_tested(self) -> Iterator[None]:
-        with under_target_statistics(self):
-            yield
+        return [RankingPicture(), *super().configure_callbacks()]
 
     def _load(self, path: str) -> None:
         content = read_checkpoint(path)
@@ -215,14 +204,7 @@ class ReidModule(AdaptationModule):
 
     # -- evaluation --------------------------------------------------------------------------------------------------
 
-    def on_validation_start(self) -> None:
-        self._begin_ranking("val", "validation_names", rerank=False)
-
-    def on_test_start(self) -> None:
-        self._begin_ranking("test", "test_names", self.rerank)
-
-    def _begin_ranking(self, kind: Literal["val", "test"], names: str, rerank: bool) -> None:
-        sets = getattr(getattr(self.trainer, "datamodule", None), names, None) or ["target"]
+    def begin_evaluation(self, kind: Evaluation) -> None:
         loaders: Any = getattr(self.trainer, f"{kind}_dataloaders")
         self.rankings = {}
         if self.trainer.sanity_checking:  # some batches, which may have no gallery
@@ -233,10 +215,8 @@ class ReidModule(AdaptationModule):
                 "trainer.limit_%s_batches leaves out a part of queries and gallery: nothing is ranked.", kind
             )
             return
-        self.rankings = {name: Ranking(self.distance, rerank).to(self.device) for name in sets}
-
-    def validation_step(self, batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
-        self.test_step(batch, batch_idx, dataloader_idx)
+        rerank = self.rerank and kind == "test"
+        self.rankings = {name: Ranking(self.distance, rerank).to(self.device) for name in set_names(self.trainer, kind)}
 
     def test_step(self, batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
         features = self.embed(batch["image"])
@@ -244,15 +224,9 @@ class ReidModule(AdaptationModule):
             ranking = list(self.rankings.values())[dataloader_idx]
             ranking.update(features, batch["person"], batch["camera"], batch["is_query"])
 
-    def on_validation_epoch_end(self) -> None:
-        self.log_dict({f"val/{name}": value for name, value in self._ranked().items()})
-
-    def on_test_epoch_end(self) -> None:
-        self.log_dict(self._ranked())
-
-    def _ranked(self) -> dict[str, Tensor]:
-        scores = {name: ranking.compute() for name, ranking in self.rankings.items()}
-        return {f"{name}/{score}": value for name, parts in scores.items() for score, value in parts.items()}
+    def scores(self) -> dict[str, Tensor]:
+        rankings = self.rankings.items()
+        return {f"{name}/{key}": value for name, ranking in rankings for key, value in ranking.compute().items()}
 
     # -- selection ---------------------------------------------------------------------------------------------------
 

@@ -32,37 +32,22 @@ class RankingPicture(L.Callback):
 
     def __init__(self, count: int = 6, best: int = 10) -> None:
         self.count, self.best = count, best
-        self._index: dict[int, list[Tensor]] = {}
-
-    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._index = {}
-
-    def on_test_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        self._index.setdefault(dataloader_idx, []).append(batch["index"])
 
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         module, loaders = cast(Any, pl_module), trainer.test_dataloaders
         if not module.rankings:
             return
         loaders = loaders if isinstance(loaders, list) else [loaders]
-        for (name, ranking), loader, index in zip(module.rankings.items(), loaders, self._index.values(), strict=True):
-            states = {state: getattr(ranking, state) for state in ("features", "person", "camera", "is_query")}
-            samples = {key: torch.cat(batches) for key, batches in {**states, "index": index}.items()}
+        for (name, ranking), loader in zip(module.rankings.items(), loaders, strict=True):
+            states = ("features", "person", "camera", "is_query")
+            samples = {state: torch.cat(getattr(ranking, state)) for state in states}
+            samples["index"] = torch.tensor(list(loader.sampler), device=ranking.device)
             if trainer.world_size > 1:
                 samples = {key: torch.cat(gather_all_tensors(value)) for key, value in samples.items()}
             if trainer.is_global_zero:
                 images, table = self._drawn(samples, loader.dataset, module.distance)
                 name = f"source_only_{name}" if tests_source_only(trainer) else name
                 write_picture(trainer, f"ranking_{name}", images, 1 + self.best, module.iteration, table)
-        self._index = {}
 
     def _drawn(self, samples: dict[str, Tensor], dataset: Dataset, distance: Distance) -> tuple[Tensor, Table]:
         """Framed images, row after row, where what the gallery has no more of is white; and the same as a table."""

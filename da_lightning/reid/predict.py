@@ -9,6 +9,7 @@ from html import escape
 from pathlib import Path
 
 import torch
+from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor
 from torchvision.io import encode_jpeg
 from torchvision.transforms.v2 import InterpolationMode
@@ -16,8 +17,7 @@ from torchvision.transforms.v2.functional import resize
 
 from da_lightning import names
 from da_lightning.data.images import read_image
-from da_lightning.data.inputs import Input, check_numbers, find_inputs
-from da_lightning.data.views import Resize
+from da_lightning.data.inputs import Input, find_inputs
 from da_lightning.errors import UserError
 from da_lightning.files import write_text
 from da_lightning.reid.distances import comparable, smallest
@@ -50,10 +50,10 @@ class Rank:
     """
 
     gallery: str | None = None
-    best: int = 10
-    batch_size: int = 32
+    best: PositiveInt = 10
+    batch_size: PositiveInt = 32
     rerank: bool = False
-    shown: int = 100
+    shown: NonNegativeInt = 100
 
     @torch.inference_mode()
     def __call__(self, module: ReidModule, inputs: Sequence[Input], output: Path) -> list[list[str]]:
@@ -63,12 +63,11 @@ class Rank:
             The query and the best of the gallery, a row each.
 
         Raises:
-            UserError: A number that is too small, or a checkpoint without an image size.
+            UserError: No gallery, or a checkpoint without an image size.
             DataError: A file that cannot be read.
         """
         if self.gallery is None:
             raise UserError("There is nothing to rank: add gallery=<image or folder>.")
-        check_numbers(self, best=1, batch_size=1, shown=0)
         gallery = find_inputs(Path(self.gallery).expanduser())
         distances, places = self._ranked(module, inputs, gallery)
         rankings: list[Ranking] = [
@@ -96,9 +95,7 @@ class Rank:
         return torch.cat(distances), torch.cat(places)
 
     def _features(self, module: ReidModule, items: Sequence[Input], what: str) -> Tensor:
-        if module.image_size is None or module.interpolation is None:
-            raise UserError("The checkpoint does not record an image size: set method.image_size in training.")
-        resize = Resize(module.image_size, module.interpolation)
+        resize = module.test_resize
         batches = [items[start : start + self.batch_size] for start in range(0, len(items), self.batch_size)]
         features = []
         for batch in with_progress(batches, what, len(batches)):

@@ -11,6 +11,7 @@ from torchmetrics.utilities import dim_zero_cat
 
 from da_lightning.errors import DataError, UserError
 from da_lightning.reid.datasets.base import JUNK
+from da_lightning.reid.datasets.query_gallery import why_nothing_is_found
 from da_lightning.reid.distances import Distance, comparable, smallest, sorted_rows, squared_distances
 from da_lightning.reid.ragged import spans
 from da_lightning.reid.reranking import reranked_distances
@@ -166,7 +167,7 @@ class Ranking(Metric):
         query, gallery = features[:queries], features[queries:]
         scores = rank(squared_distances(query, gallery, self.block), *labels)
         if not scores.valid.any():
-            raise DataError(_why_nothing_counts(*labels))
+            raise DataError(why_nothing_is_found(*(numbers.tolist() for numbers in labels)))
         if skipped := int((~scores.valid).sum()):
             log.warning("%d of %d queries have nobody to find in another camera: left out.", skipped, queries)
         means = scores.means()
@@ -214,20 +215,3 @@ def _check_features(features: Tensor) -> None:
         raise UserError("A ranking needs finite features, got NaN or infinity: the network diverged, lower its lr.")
     if (high - low <= 1e-6 * torch.maximum(-low, high)).all():
         log.warning("All images have the same features: the ranking is the order of the gallery, and means nothing.")
-
-
-def _why_nothing_counts(query_person: Tensor, query_camera: Tensor, person: Tensor, camera: Tensor) -> str:
-    if len(cameras := torch.cat([query_camera, camera]).unique()) == 1:
-        return (
-            f"All queries and gallery images are by camera {int(cameras)}, but a person is to be found in another "
-            "camera than the query's: check that the file names give each camera its own number."
-        )
-    if not torch.isin(query_person, person).any():
-        return (
-            f"None of the {len(query_person.unique())} persons of the queries is in the gallery: give a person the "
-            "same number in both folders."
-        )
-    return (
-        "Those of the queries' persons that are in the gallery are there by the query's camera alone, which does not "
-        "count: check that camera numbers are read rightly, or add images of other cameras to the gallery."
-    )

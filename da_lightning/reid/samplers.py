@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from da_lightning.data.samplers import Draw, PassSampler
-from da_lightning.seeds import mixed_seed
 
 
 class IdentitySampler(PassSampler):
@@ -34,27 +33,15 @@ class IdentitySampler(PassSampler):
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        super().__init__(len(persons), length, seed, rank, world_size)
-        self.persons, self.cameras = persons, cameras
-        self.images_per_person, self.batch_size = images_per_person, batch_size
-
-    def __iter__(self) -> Iterator[Draw]:
-        generator = torch.Generator().manual_seed(mixed_seed(self.seed, self.epoch))
-        stream = self._stream(generator)
-        for position in range(self.length * self.world_size):
-            draw = next(stream)
-            if position // self.batch_size % self.world_size == self.rank:
-                yield draw
+        super().__init__(len(persons), length, seed, rank, world_size, turn=batch_size)
+        self.persons, self.cameras, self.images_per_person = persons, cameras, images_per_person
 
     def _stream(self, generator: torch.Generator) -> Iterator[Draw]:
         def drawn(pool: list[int], count: int) -> list[int]:
-            size = len(pool)
-            is_enough = count <= size
-            places = (
-                torch.randperm(size, generator=generator)[:count]
-                if is_enough
-                else torch.randint(size, (count,), generator=generator)
-            )
+            if count <= len(pool):
+                places = torch.randperm(len(pool), generator=generator)[:count]
+            else:
+                places = torch.randint(len(pool), (count,), generator=generator)
             return [pool[place] for place in places.tolist()]
 
         images = defaultdict(list)

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchvision.transforms.v2.functional import resize
 
-from da_lightning.data.samplers import ShardSampler
+from da_lightning.data.source_target import data_of
 from da_lightning.data.views import Resize
-from da_lightning.errors import UserError
 from da_lightning.files import RECORD, check_writable, damaged_images, write_png, write_text
 from da_lightning.training.callbacks import write_picture
+from da_lightning.training.module import evaluating
 from da_lightning.training.phases import Phase
 from da_lightning.training.progress import tracked
 from da_lightning.training.strategy import failing_together
@@ -107,14 +107,11 @@ class TranslationWriter(L.Callback, ABC):
     # Not on_fit_end: by then Lightning has brought the module back to the CPU.
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         module = cast(TranslationModule, pl_module)
-        was_training = module.training
-        module.eval()
-        with torch.inference_mode(), trainer.precision_plugin.forward_context():
+        with evaluating(module), torch.inference_mode(), trainer.precision_plugin.forward_context():
             for translations in self.translations(trainer):
                 self._write(trainer, module, translations)
             if trainer.is_global_zero:
                 self.draw(trainer, module)
-        module.train(was_training)
         trainer.strategy.barrier()
 
     def _write(self, trainer: L.Trainer, module: TranslationModule, translations: Translations) -> None:
@@ -130,7 +127,7 @@ class TranslationWriter(L.Callback, ABC):
     def _write_missing(self, trainer: L.Trainer, module: TranslationModule, translations: Translations) -> None:
         data, names = images_of(trainer), translations.names
         count = data.eval_batch_size
-        own = [index for index in ShardSampler(len(names), trainer.global_rank, trainer.world_size) if names[index]]
+        own = [index for index in range(trainer.global_rank, len(names), trainer.world_size) if names[index]]
         missing = set(damaged_images(translations.file(name) for index in own for name in names[index]))
         # Batches are the same whatever is there already, and with them the translations, to the last bit.
         batches = [own[start : start + count] for start in range(0, len(own), count)]
@@ -178,18 +175,8 @@ class WriteTranslations(TranslationWriter):
 
 
 def images_of(trainer: L.Trainer) -> UnpairedImages:
-    """The trainer's data module.
-
-    Raises:
-        UserError: It is of another kind.
-    """
-    data = getattr(trainer, "datamodule", None)
-    if not isinstance(data, UnpairedImages):
-        raise UserError(
-            f"Expected the data of a translator to be UnpairedImages, but found {type(data).__name__}: choose a pair "
-            "of images, like data=toy_people_images."
-        )
-    return data
+    """The data that a translator is trained on."""
+    return data_of(trainer, UnpairedImages, "toy_people_images")
 
 
 def translated(module: TranslationModule, image: Tensor, to: Sequence[To]) -> Tensor:

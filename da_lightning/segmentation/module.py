@@ -1,18 +1,16 @@
 """What all segmentation methods share: the network, its supervised loss, the test, the pictures."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, cast
 
-import lightning.pytorch as L
 import torch
-from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassJaccardIndex
 
-from da_lightning.arguments import Seed, checked_arguments
+from da_lightning.arguments import checked_arguments
+from da_lightning.data.source_target import set_names
 from da_lightning.errors import UserError
 from da_lightning.names import shown
 from da_lightning.networks.base import build_part
@@ -20,20 +18,19 @@ from da_lightning.segmentation.losses import IGNORE, pixel_cross_entropy, upsamp
 from da_lightning.segmentation.networks.base import Level, NetworkOptions, SegmentationNetwork
 from da_lightning.segmentation.networks.sliding import Windows
 from da_lightning.segmentation.networks.weights import load_weights
+from da_lightning.training.evaluation import EvaluatedModule, Evaluation
 from da_lightning.training.exportable import Exportable
 from da_lightning.training.media import Overlay
-from da_lightning.training.module import AdaptationModule
-from da_lightning.training.optimizers import optimizer_options
+from da_lightning.training.module import evaluating
 from da_lightning.training.players import Group, Player, Term
-from da_lightning.training.schedules import ScheduleOptions
 from da_lightning.training.scores import MeanEntropy, PixelNeighbourhoodDensity, SelectionScore
-from da_lightning.training.target_statistics import TargetStatistics, check_norms, under_target_statistics
+from da_lightning.training.target_statistics import check_norms
 
 LEVELS = ("segmentation", "segmentation_auxiliary", "segmentation_further")
 """Names of the loss of each level."""
 
 
-class SegmentationModule(AdaptationModule):
+class SegmentationModule(EvaluatedModule):
     """A segmentation network and its evaluation: IoU per class and mean, at the labels' own resolution.
 
     Losses call ``network``; what evaluates and predicts calls ``tested("network")``, and :meth:`forward` does.
@@ -41,16 +38,13 @@ class SegmentationModule(AdaptationModule):
     Args:
         classes: Class names and their colours (RGB, 0..255); the order is the class id.
         network: ``{"_target_": ..., ...}``, see :class:`~da_lightning.segmentation.networks.base.SegmentationNetwork`.
-        optimizer: Of the network, see :func:`~da_lightning.training.optimizers.make_optimizer`.
         head_lr_factor: Learning rate of the classifier heads over that of the backbone.
         auxiliary_weight: Weight of the auxiliary level's loss, where the network has that level.
         align_corners: Of every bilinear upsampling of logits; official weights want ``True``.
-        clip_norm: Largest gradient norm; ``None`` does not clip.
         init_from: Weights to begin with: a checkpoint of ours or an official state dict.
-        target_statistics: Test, select, label and save at the end under the target's batch-norm statistics (AdaBN).
         windows: Test, label and predict whole images by windows ``{"size": ..., ...}``, see
             :class:`~da_lightning.segmentation.networks.sliding.Windows`; ``None``: each image at once.
-        max_iters, accumulate, seed, schedule: See :class:`~da_lightning.training.module.AdaptationModule`.
+        options: See :class:`~da_lightning.training.evaluation.EvaluatedModule`.
     """
 
     network: SegmentationNetwork
@@ -61,33 +55,25 @@ class SegmentationModule(AdaptationModule):
         self,
         classes: Mapping[str, Sequence[int]],
         network: NetworkOptions,
-        optimizer: Mapping[str, Any],
-        max_iters: PositiveInt,
         head_lr_factor: float = 10.0,
         auxiliary_weight: float = 0.1,
         align_corners: bool = True,
-        clip_norm: PositiveFloat | None = None,
         init_from: str | None = None,
-        target_statistics: bool = False,
         windows: Mapping[str, Any] | None = None,
-        accumulate: PositiveInt = 1,
-        seed: Seed = 0,
-        schedule: ScheduleOptions = None,
+        **options: Any,
     ) -> None:
-        super().__init__(max_iters, accumulate, seed, schedule)
+        super().__init__(**options)
         # They become names of scores, on screens and in records.
         self.classes = {shown(name): colour for name, colour in classes.items()}
-        self.optimizer_options = optimizer_options(optimizer)
         self.head_lr_factor, self.auxiliary_weight = head_lr_factor, auxiliary_weight
-        self.align_corners, self.clip_norm = align_corners, clip_norm
+        self.align_corners = align_corners
         self.network = build_part(network, SegmentationNetwork, "method.network", num_classes=len(self.classes))
         if windows is not None:
             given = checked_arguments(Windows, {"align_corners": align_corners, **windows}, "method.windows")
             self.network.windows = Windows(**given)
         if init_from:
             load_weights(self.network, init_from, self.classes)
-        self.target_statistics = target_statistics
-        if target_statistics:
+        if self.target_statistics:
             check_norms(self.network, "method.network.bn_stats=batch")
 
     def forward(self, image: Tensor) -> Tensor:
@@ -106,12 +92,12 @@ class SegmentationModule(AdaptationModule):
             "colours": list(self.classes.values()),
             "normalisation": self.network.normalisation,
         }
-        name, step = "label" if argmax else "logits", self.network.export_multiple
         return Exportable(
             _Segmenter(self, argmax),
-            name,
+            "label" if argmax else "logits",
             about,
-            multiple=step,
+            multiple=self.network.export_multiple,
+            smallest=max(32, 2 * max(self.network.strides)),  # a map of one pixel is a case of its own in a graph
             is_sized=self.network.is_sized or self.network.windows is not None,
         )
 
@@ -144,14 +130,6 @@ class SegmentationModule(AdaptationModule):
                 return name
         raise UserError(f"None of the players of {type(self).__name__} moves its network, which is to be trained.")
 
-    def configure_callbacks(self) -> list[L.Callback]:
-        return [TargetStatistics()] if self.target_statistics else []
-
-    @contextmanager
-    def as_tested(self) -> Iterator[None]:
-        with under_target_statistics(self):
-            yield
-
     def rehearsal(self, images: dict[str, Tensor]) -> None:
         self.network(next(iter(images.values())))
 
@@ -162,27 +140,8 @@ class SegmentationModule(AdaptationModule):
         if self.network.windows and view:
             self.network.windows.places(*view.size)  # before training, not at the first test
 
-    def on_validation_start(self) -> None:
-        self._begin_evaluation("validation_names")
-
-    def on_test_start(self) -> None:
-        self._begin_evaluation("test_names")
-
-    def validation_step(self, batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
-        self._evaluate(batch, dataloader_idx)
-
-    def test_step(self, batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
-        self._evaluate(batch, dataloader_idx)
-
-    def on_validation_epoch_end(self) -> None:
-        self.log_dict({f"val/{name}": value for name, value in self._scores().items()})
-
-    def on_test_epoch_end(self) -> None:
-        self.log_dict(self._scores())
-
-    def _begin_evaluation(self, names: str) -> None:
-        data = getattr(self.trainer, "datamodule", None)
-        self._ious = {name: self._new_ious() for name in getattr(data, names, None) or ["target"]}
+    def begin_evaluation(self, kind: Evaluation) -> None:
+        self._ious = {name: self._new_ious() for name in set_names(self.trainer, kind)}
 
     def _new_ious(self) -> MulticlassJaccardIndex:
         # A class that is neither in the labels nor predicted has no IoU: NaN, left out of the mean, as the benchmark
@@ -191,14 +150,14 @@ class SegmentationModule(AdaptationModule):
             len(self.classes), average="none", ignore_index=IGNORE, zero_division=float("nan"), sync_on_compute=True
         ).to(self.device)
 
-    def _evaluate(self, batch: dict[str, Tensor], dataloader_idx: int) -> None:
+    def test_step(self, batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
         self._count(list(self._ious.values())[dataloader_idx], batch)
 
     def _count(self, ious: MulticlassJaccardIndex, batch: dict[str, Tensor]) -> None:
         logits = upsampled(self.infer(batch["image"]), batch["label"].shape[-2:], self.align_corners)
         ious.update(logits.argmax(1), batch["label"])
 
-    def _scores(self) -> dict[str, Tensor]:
+    def scores(self) -> dict[str, Tensor]:
         scores = {}
         for name, metric in self._ious.items():
             ious = metric.compute()
@@ -246,9 +205,8 @@ class SegmentationModule(AdaptationModule):
     @torch.no_grad()
     def _label_maps(self, sample: dict[str, Tensor]) -> dict[str, Tensor]:
         """Class ids [B, H, W] at the image's size: ``prediction`` and what labels the sample has."""
-        was_training = self.training
-        maps = {"prediction": self.eval()(sample["image"]).argmax(1)}
-        self.train(was_training)
+        with evaluating(self):
+            maps = {"prediction": self(sample["image"]).argmax(1)}
         for key in ("label", "pseudo_label"):
             if key in sample:
                 label = sample[key][:, None].float()

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from pydantic import PositiveInt
 
 from da_lightning.data.images import read_image
-from da_lightning.data.inputs import Input, batches, check_numbers, with_shorter_side
+from da_lightning.data.inputs import Input, batches, with_shorter_side
 from da_lightning.files import write_png
 from da_lightning.segmentation.losses import upsampled
 from da_lightning.segmentation.module import SegmentationModule
@@ -23,8 +24,8 @@ class Segment:
         batch_size: Images of one size labelled at once.
     """
 
-    image_size: int | None = None
-    batch_size: int = 1
+    image_size: PositiveInt | None = None
+    batch_size: PositiveInt = 1
 
     @torch.inference_mode()
     def __call__(self, module: SegmentationModule, inputs: Sequence[Input], output: Path) -> list[list[str]]:
@@ -34,10 +35,8 @@ class Segment:
             The path of each label map, relative to ``output``.
 
         Raises:
-            UserError: A number that is too small.
             DataError: A file that cannot be read.
         """
-        check_numbers(self, image_size=1, batch_size=1)
         groups = list(batches(inputs, self.batch_size))
         for positions in with_progress(groups, "Labelling", len(groups)):
             images = [read_image(inputs[i].image) for i in positions]

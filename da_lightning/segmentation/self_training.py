@@ -159,7 +159,7 @@ class SelfTraining(Rounds):
         priority, rare = mining_classes(torch.tensor(self.counts))
         mining = Mining(priority, rare, self.mining_chance) if self.mining_chance else None
         data.source_view.mining = data.target_view.mining = mining
-        data.source_share = _grown(self.source_shares, self.round)
+        data.use_source_share(_grown(self.source_shares, self.round))
 
     def report(self, trainer: L.Trainer, module: AdaptationModule, folder: Path) -> None:
         module, found = cast(SegmentationModule, module), cast(Thresholds, self._found)

@@ -14,6 +14,7 @@ from torch import Tensor
 from torchvision.utils import make_grid
 
 from da_lightning.data.samplers import PassSampler
+from da_lightning.data.source_target import set_names
 from da_lightning.files import copy_file, show_picture
 from da_lightning.private.lightning import batches_begun_in_epoch, set_max_epochs
 from da_lightning.training.abilities import Draws, Overlays
@@ -51,9 +52,7 @@ class StopAtIteration(L.Callback):
         left = self.length(pl_module) - cast(AdaptationModule, pl_module).iterations_done
         set_max_epochs(trainer, trainer.current_epoch + max(0, math.ceil((left + inside) / length)))
 
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any, **__: Any) -> None:
         if cast(AdaptationModule, pl_module).iterations_done >= self.length(pl_module):
             trainer.should_stop = True
 
@@ -83,9 +82,7 @@ class KeepSourceOnly(L.Callback):
         if trainer.is_global_zero and is_past and not self._file(trainer).is_file():
             log.warning("%s is gone: the result will have no source_only scores beside it.", self._file(trainer))
 
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any, **__: Any) -> None:
         if cast(AdaptationModule, pl_module).iterations_done == self.after:
             self._save(trainer, pl_module)
 
@@ -116,7 +113,7 @@ class ChannelsLast(L.Callback):
     phase = Phase.WORK
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        cast(AdaptationModule, pl_module).memory_format = torch.channels_last
+        pl_module.to(memory_format=torch.channels_last)
 
 
 class Pictures(L.Callback):
@@ -131,8 +128,7 @@ class Pictures(L.Callback):
 
     def __init__(self, every_n_epochs: PositiveInt = 10, count: PositiveInt = 4) -> None:
         self.every_n_epochs, self.count = every_n_epochs, count
-        self._tests: dict[str, list[list[Tensor]]] = {}
-        self._overlays: dict[str, list[Overlay]] = {}
+        self._tests: dict[str, list[tuple[list[Tensor], list[Overlay]]]] = {}
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -142,11 +138,11 @@ class Pictures(L.Callback):
         if trainer.is_global_zero and (is_due or trainer.should_stop or module.iterations_done >= module.total_iters):
             for domain, sample in batch.items():
                 first = {key: value[: self.count] for key, value in sample.items()}
-                columns, overlays = _pictures(module, first, domain), self._overlays_of(trainer, module, first, domain)
+                columns, overlays = _drawn(trainer, module, first, domain)
                 write_picture(trainer, f"train_{domain}", _rows(columns), len(columns), module.iteration, overlays)
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._tests, self._overlays = {}, {}
+        self._tests = {}
 
     def on_test_batch_end(
         self,
@@ -157,45 +153,37 @@ class Pictures(L.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        names = getattr(getattr(trainer, "datamodule", None), "test_names", None) or ["target"]
-        batches = self._tests.setdefault(names[dataloader_idx], [])
+        name = set_names(trainer, "test")[dataloader_idx]
+        drawn = self._tests.setdefault(name, [])
         # Spread over the set: neighbouring samples are often neighbouring frames.
         loader_length = int(trainer.num_test_batches[dataloader_idx])
-        if (
-            trainer.is_global_zero
-            and batch_idx % max(1, loader_length // self.count) == 0
-            and len(batches) < self.count
-        ):
+        is_due = batch_idx % max(1, loader_length // self.count) == 0 and len(drawn) < self.count
+        if trainer.is_global_zero and is_due:
             first = {key: value[:1] for key, value in batch.items()}
-            module, name = cast(AdaptationModule, pl_module), names[dataloader_idx]
-            batches.append(_pictures(module, first, name))
-            self._overlays.setdefault(name, []).extend(self._overlays_of(trainer, module, first, name))
+            drawn.append(_drawn(trainer, pl_module, first, name))
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        for name, batches in self._tests.items():
-            if batches:
-                height, width = (max(image.shape[side] for images in batches for image in images) for side in (-2, -1))
-                framed = [[_framed(image, height, width) for image in images] for images in batches]
+        for name, drawn in self._tests.items():
+            if drawn:
+                rows = [images for images, _ in drawn]
+                height, width = (max(image.shape[side] for images in rows for image in images) for side in (-2, -1))
+                framed = [[_framed(image, height, width) for image in images] for images in rows]
                 columns = [torch.cat(column) for column in zip(*framed, strict=True)]
                 prefix = "source_only" if tests_source_only(trainer) else "test"
                 iteration = cast(AdaptationModule, pl_module).iteration
-                overlays = self._overlays[name]
+                overlays = [overlay for _, overlays in drawn for overlay in overlays]
                 write_picture(trainer, f"{prefix}_{name}", _rows(columns), len(columns), iteration, overlays)
 
-    @staticmethod
-    def _overlays_of(
-        trainer: L.Trainer, module: AdaptationModule, sample: dict[str, Tensor], domain: str
-    ) -> list[Overlay]:
-        """They cost another forward pass, which only a logger that takes them is worth."""
-        is_worth = any(isinstance(logger, MediaLogger) for logger in trainer.loggers)
-        return module.overlays(sample, domain) if is_worth and isinstance(module, Overlays) else []
 
-
-def _pictures(module: AdaptationModule, sample: dict[str, Tensor], domain: str) -> list[Tensor]:
-    """The method's own, or the images alone."""
+def _drawn(
+    trainer: L.Trainer, module: L.LightningModule, sample: dict[str, Tensor], domain: str
+) -> tuple[list[Tensor], list[Overlay]]:
+    """The method's own columns, or the images alone; and overlays, where a logger is worth another forward pass."""
+    columns = [(sample["image"] * 255).to(torch.uint8)]
     if isinstance(module, Draws):
-        return module.pictures(sample, domain)
-    return [(sample["image"] * 255).to(torch.uint8)]
+        columns = module.pictures(sample, domain)
+    is_worth = any(isinstance(logger, MediaLogger) for logger in trainer.loggers)
+    return columns, module.overlays(sample, domain) if is_worth and isinstance(module, Overlays) else []
 
 
 def _framed(image: Tensor, height: int, width: int) -> Tensor:

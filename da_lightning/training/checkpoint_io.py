@@ -10,7 +10,6 @@ from typing import Any
 import lightning.pytorch as L
 import torch
 from lightning.pytorch.plugins import CheckpointIO, TorchCheckpointIO
-from lightning.pytorch.strategies import Strategy
 
 from da_lightning.errors import CheckpointError, UserError
 from da_lightning.files import whole_file
@@ -48,8 +47,8 @@ class WholeCheckpoints(TorchCheckpointIO):
             checkpoint = {**checkpoint, RUN: self.record}
         with whole_file(path) as part:
             write_tensors(checkpoint, part)
-            if path.name == LAST:
-                keep_previous(path)
+            if path.name == LAST and path.is_file():
+                _link(path, path.with_name(PREVIOUS))
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = True) -> dict[str, Any]:
         """Read a checkpoint onto the CPU; of tensors and plain values alone, whatever torch's defaults are.
@@ -97,47 +96,26 @@ def _in_a_sentence(path: Any) -> Iterator[None]:
 def take_charge_of_checkpoints(trainer: L.Trainer) -> None:
     """Keep Lightning from checkpoints of its own choice; what cannot be saved ends all processes."""
     load_as_given(trainer, _in_a_sentence)
-    trainer.strategy.save_checkpoint = SavingTogether(trainer.strategy)  # type: ignore[method-assign]
-
-
-class SavingTogether:
-    """Saves a checkpoint by ``strategy``, and ends all processes where one cannot: the others would wait for it."""
-
-    def __init__(self, strategy: Strategy) -> None:
-        self.strategy, self.save = strategy, strategy.save_checkpoint
-
-    def __call__(self, *arguments: Any, **options: Any) -> None:
-        with failing_together(self.strategy):
-            self.save(*arguments, **options)
-
-
-def keep_previous(last: Path) -> None:
-    """Let what is ``last`` now also be ``previous.ckpt`` beside it, for ``last`` to be replaced."""
-    if not last.is_file():
-        return
-    previous = last.with_name(PREVIOUS)
-    link = last.with_name(f".part-{PREVIOUS}")
-    try:
-        link.unlink(missing_ok=True)
-        os.link(last, link)
-    except OSError:  # a file system without hard links
-        last.replace(previous)
-    else:
-        link.replace(previous)
-    finally:
-        link.unlink(missing_ok=True)
+    strategy = trainer.strategy
+    # All wait for one another in a save.
+    strategy.save_checkpoint = failing_together(strategy)(strategy.save_checkpoint)  # type: ignore[method-assign]
 
 
 def restore_last(previous: Path) -> None:
     """Let what is in ``previous.ckpt`` also be ``last.ckpt``, which is damaged or gone."""
-    last = previous.with_name(LAST)
-    link = previous.with_name(f".part-{LAST}")
+    _link(previous, previous.with_name(LAST))
+
+
+def _link(file: Path, name: Path) -> None:
+    """Let ``file`` also be found as ``name``, in place of what is there, or where links are not known by that alone."""
+    link = name.with_name(f".part-{name.name}")
     try:
         link.unlink(missing_ok=True)
-        os.link(previous, link)
-        link.replace(last)
+        os.link(file, link)
     except OSError:  # a file system without hard links
-        previous.replace(last)
+        file.replace(name)
+    else:
+        link.replace(name)
     finally:
         link.unlink(missing_ok=True)
 

@@ -22,12 +22,6 @@ LAST, PREVIOUS, SOURCE_ONLY = "last.ckpt", "previous.ckpt", "source_only.ckpt"
 FORMER_CLASSES = {"SelfTrainedSegmenter": "CBST"}
 """Classes of methods that checkpoints may name, and what they are called now."""
 
-# The unpickler trips over other kinds of files in many ways.
-_UNREADABLE = (
-    *(RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError, AttributeError),
-    zipfile.BadZipFile,
-)
-
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """The dict in a checkpoint or weight file, tensors on the CPU.
@@ -51,7 +45,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             f"{path} holds more than tensors and plain values, or is damaged, and was not opened, since such a "
             "file can run code: save it again from a source you trust as a plain state dict."
         ) from None
-    except _UNREADABLE as error:
+    except Exception as error:  # the unpickler trips over other kinds of files in many ways
         raise CheckpointError(
             f"{path} cannot be read as a checkpoint ({type(error).__name__}): it is cut off or another kind of file; "
             "copy it again or take an earlier one."

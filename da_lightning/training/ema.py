@@ -2,17 +2,20 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 import lightning.pytorch as L
 from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.trainer.states import TrainerFn
+from pydantic import Field
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from da_lightning.errors import UserError
 from da_lightning.private.lightning import average_of, drop_average, swap_average
 from da_lightning.training.phases import Phase
+
+Decay = Annotated[float, Field(ge=0, lt=1)]
+"""Weight of the old average in the new one."""
 
 
 class AveragedWeights(WeightAveraging):
@@ -28,9 +31,7 @@ class AveragedWeights(WeightAveraging):
 
     phase = Phase.AVERAGE
 
-    def __init__(self, decay: float = 0.999) -> None:
-        if not 0 <= decay < 1:
-            raise UserError(f"callbacks.ema.decay={decay} is no decay: give a number from 0 up to, not including, 1.")
+    def __init__(self, decay: Decay = 0.999) -> None:
         super().__init__(device=None, use_buffers=True, multi_avg_fn=_warmed_up(decay))
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -51,25 +52,22 @@ class AveragedWeights(WeightAveraging):
             super().setup(trainer, module, "fit")
         return cast(nn.Module, average_of(self))
 
-    @contextmanager
-    def swapped_in(self, module: L.LightningModule) -> Iterator[None]:
-        """Inside, ``module`` has the average; what is changed in it (statistics, say) stays in the average."""
-        swap_average(self, module)
-        try:
-            yield
-        finally:
-            swap_average(self, module)
-
 
 @contextmanager
 def averaged_weights(trainer: L.Trainer, module: L.LightningModule) -> Iterator[None]:
-    """Inside, ``module`` has the weights that are to be used: the averaged ones, where the training averages."""
+    """Inside, ``module`` has the weights that are to be used: the averaged ones, where the training averages.
+
+    What is changed in an average (statistics, say) stays in it.
+    """
     callback = next((c for c in trainer.callbacks if isinstance(c, AveragedWeights)), None)  # type: ignore[attr-defined]
     if callback is None:
         yield
         return
-    with callback.swapped_in(module):
+    swap_average(callback, module)
+    try:
         yield
+    finally:
+        swap_average(callback, module)
 
 
 def _warmed_up(decay: float) -> Callable[[Any, Any, Tensor | int], None]:

@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, wraps
+from inspect import getattr_static
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,9 +20,6 @@ from da_lightning.files import DiskError, dispensable, whole_file, write_text
 from da_lightning.private.lightning import NoExperiment, open_as, opened
 
 log = logging.getLogger(__name__)
-
-_CLOSING = ("close",)
-"""Methods that are called after a failure: they leave the process as the next run wants to find it."""
 
 
 def guarded(logger: Logger) -> Logger:
@@ -42,7 +40,7 @@ def _guarded_class(kind: type[Logger]) -> type[Logger]:
             continue
         if isinstance(member, property):
             members[name] = property(_attempted(cast(Callable, member.fget), name), member.fset, member.fdel)
-        elif callable(member) and not isinstance(vars(_owner(kind, name)).get(name), staticmethod | classmethod | type):
+        elif callable(member) and not isinstance(getattr_static(kind, name), staticmethod | classmethod | type):
             members[name] = _attempted(member, name)
     return type(kind.__name__, (kind,), members)
 
@@ -50,24 +48,17 @@ def _guarded_class(kind: type[Logger]) -> type[Logger]:
 def _attempted(method: Callable, name: str) -> Callable:
     @wraps(method)
     def attempt(self: Any, *arguments: Any, **options: Any) -> Any:
-        if vars(self).get("_has_failed") and name not in _CLOSING:
-            return NoExperiment() if name == "experiment" else None
-        try:
-            return method(self, *arguments, **options)
-        except Exception as error:
-            if not vars(self).get("_has_failed"):  # a method called by this one may have said so
+        if not vars(self).get("_has_failed") or name == "close":  # which leaves the process as the next run wants it
+            try:
+                return method(self, *arguments, **options)
+            except Exception as error:
+                if not vars(self).get("_has_failed"):  # a method called by this one may have said so
+                    reason = " ".join(str(error).split()) or type(error).__name__
+                    log.warning("%s records nothing further, the run goes on without: %s", type(self).__name__, reason)
                 vars(self)["_has_failed"] = True
-                reason = " ".join(str(error).split()) or type(error).__name__
-                log.warning(
-                    "%s records nothing further, and the run continues without it: %s", type(self).__name__, reason
-                )
-            return NoExperiment() if name == "experiment" else None
+        return NoExperiment() if name == "experiment" else None
 
     return attempt
-
-
-def _owner(kind: type, name: str) -> type:
-    return next(base for base in kind.__mro__ if name in vars(base))
 
 
 def _reduced(self: Logger) -> tuple[Any, ...]:

@@ -54,15 +54,6 @@ class AdaptationModule(L.LightningModule):
     needs_source = True
     """Whether it reads the source; others train on a target alone where ``data.source`` is null."""
 
-    memory_format: torch.memory_format | None = None
-    """How convolution weights lie in memory; ``None`` leaves them as they are."""
-
-    tested_network = ""
-    """Name of the network that is tested."""
-
-    target_statistics = False
-    """Whether it is tested under the target's batch-norm statistics; see the module of that name."""
-
     extension: Extension | None = None
     """What follows ``max_iters``."""
 
@@ -133,11 +124,6 @@ class AdaptationModule(L.LightningModule):
         if shapes:
             rehearse(self, self.rehearsal, shapes)
 
-    @contextmanager
-    def as_tested(self) -> Iterator[None]:
-        """Inside, the weights are in the state in which they would be tested if training ended here."""
-        yield
-
     # -- what Lightning asks -----------------------------------------------------------------------------------------
 
     @classmethod
@@ -163,9 +149,6 @@ class AdaptationModule(L.LightningModule):
         return batches_done(trainer) if trainer is not None else 0
 
     def configure_model(self) -> None:
-        # Before DDP looks at the weights.
-        if self.memory_format is not None:
-            self.to(memory_format=self.memory_format)
         if trainer_of(self) is not None and self.trainer.precision in CONVERTED:
             cast_inputs(self)
 
@@ -302,6 +285,15 @@ def tell_of_no_adaptation(source_iters: int, max_iters: int) -> None:
 
 
 @contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Inside, ``module`` is in evaluation mode; then it has the one that it had."""
+    was_training = module.training
+    module.eval()
+    yield
+    module.train(was_training)
+
+
+@contextmanager
 def frozen(*networks: nn.Module) -> Iterator[None]:
     """Losses computed inside reach through ``networks`` without giving their parameters a gradient."""
     parameters = [p for network in networks for p in network.parameters() if p.requires_grad]
@@ -315,7 +307,5 @@ def frozen(*networks: nn.Module) -> Iterator[None]:
 
 
 def _as_list(one_or_many: Any) -> list[Any]:
-    """Lightning hands out a list, a single object, or ``None``."""
-    if one_or_many is None:
-        return []
+    """Lightning hands out a list or a single object."""
     return one_or_many if isinstance(one_or_many, list) else [one_or_many]

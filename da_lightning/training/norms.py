@@ -75,30 +75,25 @@ def separate_norms(network: nn.Module) -> nn.Module:
         )
     if left:
         log.info("%d of %d batch norms have frozen statistics and stay one for both domains.", left, len(norms))
-    separate = {norm: DomainNorm(norm) for norm, is_live in norms.items() if is_live}
-    return _replaced(network, separate)
-
-
-def fold_norms(network: nn.Module) -> nn.Module:
-    """A copy of ``network`` with plain batch norms, those of the target."""
-    network = deepcopy(network)
-    return _replaced(network, {part: part.target for part in network.modules() if isinstance(part, DomainNorm)})
+    separate: dict[nn.Module, nn.Module] = {norm: DomainNorm(norm) for norm, is_live in norms.items() if is_live}
+    for parent in [parent for parent in network.modules() if parent not in separate]:
+        for name, child in parent._modules.items():  # under all names that it has
+            if child in separate:
+                setattr(parent, name, separate[child])
+    return separate.get(network, network)
 
 
 def folded(state: Mapping[str, Any]) -> dict[str, Any]:
     """The state dict of a network with a batch norm by domain as that of a plain one, with the target's."""
-    statistic = "running_mean"
-    places = {name.removesuffix(f"source.{statistic}") for name in state if name.endswith(f"source.{statistic}")}
-    places = {place for place in places if f"{place}target.{statistic}" in state}
-    result = {}
-    for name, value in state.items():
-        norm, _, entry = name.rpartition(".")
-        place, _, domain = norm.rpartition(".")
-        place = f"{place}." if place else ""
-        if place not in places or domain not in _DOMAINS:
-            result[name] = value
-        elif domain == "target":
-            result[place + entry] = value
+    ends = [f"{domain}.running_mean" for domain in _DOMAINS]
+    places = {name.removesuffix(ends[0]) for name in state if name.endswith(ends[0])}
+    result = dict(state)
+    for place in (place for place in places if place + ends[1] in state):
+        result = {name: value for name, value in result.items() if not name.startswith(f"{place}source.")}
+        target = f"{place}target."
+        result = {
+            place + name.removeprefix(target) if name.startswith(target) else name: result[name] for name in result
+        }
     return result
 
 
@@ -125,13 +120,3 @@ def share_statistics(network: nn.Module) -> None:
     for norm in (part for part in network.modules() if isinstance(part, _BatchNorm)):
         for buffer in norm.buffers():
             torch.distributed.broadcast(buffer, 0)
-
-
-def _replaced(network: nn.Module, new: Mapping[Any, nn.Module]) -> nn.Module:
-    """``network`` with each module that is a key of ``new`` replaced, under all names that it has."""
-    for parent in list(network.modules()):
-        if parent not in new:
-            for name, child in list(parent._modules.items()):
-                if child in new:
-                    setattr(parent, name, new[child])
-    return new.get(network, network)

@@ -68,14 +68,14 @@ class ProgressLines(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._clock = None
 
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any, **__: Any) -> None:
         if not trainer.is_global_zero:
             return
         done = cast(AdaptationModule, pl_module).iterations_done
         if self._clock is None:
-            self._clock = _Clock(_length(trainer, pl_module), done)
+            stops = (c for c in trainer.callbacks if isinstance(c, StopAtIteration))  # type: ignore[attr-defined]
+            total = next((stop.length(pl_module) for stop in stops), cast(AdaptationModule, pl_module).total_iters)
+            self._clock = _Clock(total, done)
             self._say(trainer, done)
         elif done >= self._clock.total or trainer.should_stop or self._clock.is_due():
             self._say(trainer, done)
@@ -155,11 +155,6 @@ def with_lines(items: Iterable[T], what: str, total: int, say: Callable[..., Non
 
 def _say_part(what: str, done: int, clock: _Clock, say: Callable[..., None]) -> None:
     say("%s: %d of %g%s.", what, done, clock.total, clock.pace(done))
-
-
-def _length(trainer: L.Trainer, module: L.LightningModule) -> int:
-    stops = (c for c in trainer.callbacks if isinstance(c, StopAtIteration))  # type: ignore[attr-defined]
-    return next((stop.length(module) for stop in stops), cast(AdaptationModule, module).total_iters)
 
 
 def _losses(trainer: L.Trainer) -> dict[str, float]:

@@ -54,7 +54,7 @@ def agreed(is_fine: bool, place: str, device: torch.device) -> bool:
     Raises:
         RuntimeError: On every rank, if they are at different places.
     """
-    if _ranks() == 1:
+    if world_size() == 1:
         return is_fine
     here = zlib.crc32(place.encode())
     found = torch.tensor([not is_fine, here, -here], dtype=torch.float64, device=_exact(device))
@@ -71,13 +71,13 @@ def agreed(is_fine: bool, place: str, device: torch.device) -> bool:
 
 def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
     """Give all ranks the mean of their gradients; one that is missing on some counts as 0, on all it stays missing."""
-    if _ranks() == 1:
+    if world_size() == 1:
         return
     running = []
     for bucket in _buckets([parameter for parameter in parameters if parameter.requires_grad]):
         first = bucket[0]
         has = torch.tensor([p.grad is not None for p in bucket], dtype=first.dtype, device=first.device)
-        joined = torch.cat([*map(_flat, bucket), has]).mul_(1 / _ranks())
+        joined = torch.cat([*map(_flat, bucket), has]).mul_(1 / world_size())
         running.append((bucket, joined, dist.all_reduce(joined, async_op=True)))
     for bucket, joined, work in running:
         work.wait()
@@ -113,5 +113,6 @@ def _exact(device: torch.device) -> torch.device:
     return torch.device("cpu") if dist.get_backend() == "gloo" else device
 
 
-def _ranks() -> int:
+def world_size() -> int:
+    """How many processes train; 1 where they have not been joined."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1

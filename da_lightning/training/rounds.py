@@ -3,23 +3,22 @@
 import logging
 import math
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import lightning.pytorch as L
 import torch
 
-from da_lightning.data.source_target import SourceTargetDataModule
+from da_lightning.data.source_target import SourceTargetDataModule, data_of
 from da_lightning.errors import CheckpointError, UserError
 from da_lightning.files import copy_file
 from da_lightning.private.lightning import batches_in
 from da_lightning.training.ema import averaged_weights
-from da_lightning.training.module import AdaptationModule
+from da_lightning.training.module import AdaptationModule, evaluating
 from da_lightning.training.schedules import use_present_rates
 from da_lightning.training.strategy import failing_together
-from da_lightning.training.target_statistics import estimate_statistics
+from da_lightning.training.target_statistics import target_statistics
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +27,8 @@ Unit = Literal["iterations", "epochs"]
 
 class Rounds(L.Callback):
     """Base of callbacks that label the target with the present weights, train on, and label it again.
+
+    Optimisers forget their moments where a round begins.
 
     A round begins where an epoch ends, or before training. It never begins at an epoch's start: by then the loader's
     workers hold a copy of the data set, and would go on with the labels of the round before.
@@ -47,9 +48,6 @@ class Rounds(L.Callback):
     BEGIN = "begin"
     """What messages call the option that ``begin`` comes from."""
 
-    CLEARS_OPTIMIZERS = True
-    """Whether optimisers forget their moments where a round begins."""
-
     further = 0
     """Iterations that come on top of the method's own ``max_iters``."""
 
@@ -57,7 +55,6 @@ class Rounds(L.Callback):
         self.every, self.begin, self.rounds, self.unit = every, begin, rounds, unit
         self.round = 0
         self.labels: dict[str, Any] = {}
-        self.folder = ""
         self.is_fresh = False  # whether nothing has been trained on the labels
         self._done = 0  # in units, by the checkpoint that the run resumes
         self._recorded_begin: int | None = None
@@ -96,13 +93,11 @@ class Rounds(L.Callback):
     # -- state: what a resumed run needs to go on inside a round -----------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        names = ("round", "begin", "labels", "folder", "is_fresh")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in ("round", "begin", "labels", "is_fresh")}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        recorded: dict[str, Any] = {"labels": None, "is_fresh": False, "begin": None, **state_dict}
-        self.round, self.labels, self.folder = recorded["round"], recorded["labels"], recorded["folder"]
-        self.is_fresh, self._recorded_begin = recorded["is_fresh"], recorded["begin"]
+        self.round, self.labels = state_dict["round"], cast(Any, state_dict.get("labels"))
+        self.is_fresh, self._recorded_begin = state_dict.get("is_fresh", False), state_dict.get("begin")
         if not isinstance(self.round, int):  # it becomes part of a path
             raise CheckpointError(f"The checkpoint's round is {self.round!r}: give another file.")
         if not isinstance(self.labels, dict):
@@ -119,7 +114,7 @@ class Rounds(L.Callback):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if stage == "fit":
-            self.join(cast(AdaptationModule, pl_module), data_of(trainer))
+            self.join(cast(AdaptationModule, pl_module), data_of(trainer, SourceTargetDataModule))
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         module = cast(AdaptationModule, pl_module)
@@ -132,7 +127,7 @@ class Rounds(L.Callback):
         if self._is_due(self._done) and (self.unit == "epochs" or self._done < module.total_iters):
             self._begin_round(trainer, module)
         elif self.round:
-            self._hand_over(trainer, module, self._labels_of_resumed_round(trainer, module))
+            self.use(trainer, module, self._labels_of_resumed_round(trainer, module))
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self.is_fresh:  # a checkpoint's optimisers are restored after on_fit_start
@@ -140,9 +135,7 @@ class Rounds(L.Callback):
             for scheduler in (config.scheduler for config in trainer.lr_scheduler_configs):
                 use_present_rates(scheduler)  # those of a training that was to end there
 
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any, **__: Any) -> None:
         self.is_fresh = False
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -159,16 +152,12 @@ class Rounds(L.Callback):
 
     def _begin_round(self, trainer: L.Trainer, module: AdaptationModule) -> None:
         self.round += 1
-        self._hand_over(trainer, module, self._make(trainer, module))
+        self.use(trainer, module, self._make(trainer, module))
         self.is_fresh = True
         self._clear_optimizers(trainer)
 
-    def _hand_over(self, trainer: L.Trainer, module: AdaptationModule, folder: Path) -> None:
-        self.folder = str(folder)
-        self.use(trainer, module, folder)
-
     def _clear_optimizers(self, trainer: L.Trainer) -> None:
-        for optimizer in trainer.optimizers if self.CLEARS_OPTIMIZERS else ():
+        for optimizer in trainer.optimizers:
             optimizer.state.clear()
 
     def _make(self, trainer: L.Trainer, module: AdaptationModule) -> Path:
@@ -178,9 +167,9 @@ class Rounds(L.Callback):
             shutil.rmtree(partial, ignore_errors=True)
         trainer.strategy.barrier()
         with averaged_weights(trainer, module):
-            if module.target_statistics:
-                estimate_statistics(trainer, module)
-            with _evaluating(module):
+            if statistics := target_statistics(trainer):
+                statistics.estimate(trainer, module)
+            with evaluating(module), torch.no_grad():
                 try:
                     self.labels = self.make(trainer, module, partial)
                 except UserError:
@@ -226,18 +215,6 @@ class Rounds(L.Callback):
         return here
 
 
-def data_of(trainer: L.Trainer) -> SourceTargetDataModule:
-    """The data module of a training.
-
-    Raises:
-        UserError: It has none of ours.
-    """
-    data = getattr(trainer, "datamodule", None)
-    if not isinstance(data, SourceTargetDataModule):
-        raise UserError("The target set is labelled again in rounds: give Trainer.fit(..., datamodule=<one of ours>).")
-    return data
-
-
 def rounds_among(callbacks: Iterable[L.Callback]) -> list[Rounds]:
     """Those of ``callbacks`` that are rounds."""
     return [callback for callback in callbacks if isinstance(callback, Rounds)]
@@ -267,12 +244,3 @@ def align_epochs(data: SourceTargetDataModule, phases: Mapping[str, int]) -> Non
             f"data.iterations_per_epoch={data.iterations_per_epoch} must divide {lengths}, since rounds begin where "
             f"epochs end: use {longest}."
         )
-
-
-@contextmanager
-def _evaluating(module: torch.nn.Module) -> Iterator[None]:
-    was_training = module.training
-    module.eval()
-    with torch.no_grad():
-        yield
-    module.train(was_training)

@@ -11,11 +11,8 @@ from torchmetrics.utilities import dim_zero_cat
 SelectionScore = Literal["entropy", "snd", "source", "oracle"]
 
 
-class MeanEntropy(Metric):
-    """Mean entropy of class probabilities over the logarithm of their number, 0 (certain) to 1 (uniform)."""
-
+class _Mean(Metric):
     full_state_update = False
-    higher_is_better = False
     is_differentiable = False
 
     total: Tensor
@@ -26,17 +23,23 @@ class MeanEntropy(Metric):
         self.add_state("total", torch.zeros(()), dist_reduce_fx="sum")
         self.add_state("count", torch.zeros(()), dist_reduce_fx="sum")
 
+    def compute(self) -> Tensor:
+        return self.total / self.count
+
+
+class MeanEntropy(_Mean):
+    """Mean entropy of class probabilities over the logarithm of their number, 0 (certain) to 1 (uniform)."""
+
+    higher_is_better = False
+
     def update(self, probabilities: Tensor) -> None:
         """Add float probabilities [B, K, ...] that sum to 1 over the second dimension."""
         entropies = torch.special.entr(probabilities.float()).sum(1)
         self.total += entropies.sum() / torch.tensor(float(probabilities.shape[1])).log()
         self.count += entropies.numel()
 
-    def compute(self) -> Tensor:
-        return self.total / self.count
 
-
-class PixelNeighbourhoodDensity(Metric):
+class PixelNeighbourhoodDensity(_Mean):
     """Soft neighbourhood density of the pixels of an image, mean over images (Saito et al., ICCV 2021).
 
     Memory does not grow with the number of images.
@@ -46,18 +49,11 @@ class PixelNeighbourhoodDensity(Metric):
         pixels: Of each image, the same each time; as many as the official code draws.
     """
 
-    full_state_update = False
     higher_is_better = True
-    is_differentiable = False
-
-    total: Tensor
-    count: Tensor
 
     def __init__(self, temperature: float = 0.05, pixels: int = 100) -> None:
         super().__init__()
         self.temperature, self.pixels = temperature, pixels
-        self.add_state("total", torch.zeros(()), dist_reduce_fx="sum")
-        self.add_state("count", torch.zeros(()), dist_reduce_fx="sum")
 
     def update(self, probabilities: Tensor) -> None:
         """Add float probabilities [B, K, H, W]."""
@@ -67,9 +63,6 @@ class PixelNeighbourhoodDensity(Metric):
         for image in maps[:, :, drawn.to(maps.device)].transpose(1, 2):
             self.total += neighbourhood_entropy(image, self.temperature).mean()
         self.count += len(maps)
-
-    def compute(self) -> Tensor:
-        return self.total / self.count
 
 
 class NeighbourhoodDensity(Metric):
@@ -98,7 +91,8 @@ class NeighbourhoodDensity(Metric):
     def update(self, features: Tensor, index: Tensor) -> None:
         """Add features [B, D]; ``index``, int64 [B], numbers them over the whole set."""
         keys = index * 2_654_435_761 % 2**32  # Knuth's hash: the smallest keys are spread over the set
-        self.features, self.keys = map(_as_list, self._sample([*self.features, features.float()], [*self.keys, keys]))
+        features, keys = self._sample([*self.features, features.float()], [*self.keys, keys])
+        self.features, self.keys = [features], [keys]
 
     def compute(self) -> Tensor:
         features, keys = self._sample([dim_zero_cat(self.features)], [dim_zero_cat(self.keys)])
@@ -129,7 +123,3 @@ def neighbourhood_entropy(features: Tensor, temperature: float, block: int = 102
             similarity.diagonal(start).fill_(-torch.inf)
             entropies.append(torch.special.entr(similarity.softmax(1)).sum(1))
     return torch.cat(entropies)
-
-
-def _as_list(tensor: Tensor) -> list[Tensor]:
-    return [tensor]

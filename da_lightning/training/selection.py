@@ -7,17 +7,19 @@ from typing import Any, cast
 import lightning.pytorch as L
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
-from da_lightning.data.source_target import SourceTargetDataModule
+from da_lightning.data.source_target import SourceTargetDataModule, data_of
 from da_lightning.errors import UserError
 from da_lightning.training.abilities import Selects
 from da_lightning.training.ema import averaged_weights
-from da_lightning.training.module import AdaptationModule
+from da_lightning.training.module import AdaptationModule, evaluating
 from da_lightning.training.phases import Phase
 from da_lightning.training.progress import tracked
 from da_lightning.training.scores import SelectionScore
+from da_lightning.training.target_statistics import under_target_statistics
 
 log = logging.getLogger(__name__)
 
@@ -52,17 +54,10 @@ class Selection(ModelCheckpoint):
     def __init__(
         self,
         score: SelectionScore,
-        every_n_epochs: int = 1,
-        max_images: int | None = None,
-        temperature: float = 0.05,
+        every_n_epochs: PositiveInt = 1,
+        max_images: PositiveInt | None = None,
+        temperature: PositiveFloat = 0.05,
     ) -> None:
-        for name, number in (
-            ("every_n_epochs", every_n_epochs),
-            ("max_images", max_images),
-            ("temperature", temperature),
-        ):
-            if number is not None and number <= 0:
-                raise UserError(f"selection.{name}={number} is too small: give a number above 0.")
         super().__init__(
             filename=f"selected_{score}",
             monitor=f"val/selection/{score}",
@@ -97,7 +92,7 @@ class Selection(ModelCheckpoint):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
         if stage == "fit":
-            self.check(cast(AdaptationModule, pl_module), cast(Any, trainer).datamodule)
+            self.check(cast(AdaptationModule, pl_module), data_of(trainer, SourceTargetDataModule))
             if self.score == "oracle" and trainer.is_global_zero:
                 log.warning(
                     "selection=oracle: the tested weights are chosen with target labels: an upper bound, not a result "
@@ -109,7 +104,7 @@ class Selection(ModelCheckpoint):
         done = module.iterations_done
         if (trainer.current_epoch + 1) % self.period and done < module.total_iters:
             return
-        with averaged_weights(trainer, module), module.as_tested():
+        with averaged_weights(trainer, module), under_target_statistics(trainer, module):
             value = self._value(trainer, module)
             module.log(cast(str, self.monitor), value.float())
             best = self.best_model_score
@@ -129,19 +124,15 @@ class Selection(ModelCheckpoint):
 
     @torch.no_grad()
     def _value(self, trainer: L.Trainer, module: AdaptationModule) -> Tensor:
-        data = cast(SourceTargetDataModule, cast(Any, trainer).datamodule)
+        data = data_of(trainer, SourceTargetDataModule)
 
         def batches() -> Iterator[dict[str, Tensor]]:
             loader = data.ordered_loader(self._images(data))
             for batch in tracked(trainer, loader, "Scoring for the selection", len(loader), draw=False):
                 yield trainer.strategy.batch_to_device(batch)
 
-        was_training = module.training
-        module.eval()
-        with trainer.precision_plugin.forward_context():
-            value = cast(Selects, module).selection_score(self.score, self.temperature)(batches())
-        module.train(was_training)
-        return value
+        with evaluating(module), trainer.precision_plugin.forward_context():
+            return cast(Selects, module).selection_score(self.score, self.temperature)(batches())
 
     def _images(self, data: SourceTargetDataModule) -> Dataset:
         if self.score in ("entropy", "snd"):

@@ -43,9 +43,7 @@ class StopAtSignal(L.Callback):
             self._look()
         check()
 
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any, **__: Any) -> None:
         self.progress.done = cast(AdaptationModule, pl_module).iterations_done
         if not (trainer.is_last_batch or trainer.should_stop or self.progress.done >= self.progress.total):
             check()

@@ -1,20 +1,21 @@
 """Batch norm under the target's statistics (AdaBN: Li et al., Revisiting Batch Normalization, 2016).
 
-Training leaves statistics of both domains, or of the source, in the batch norms. A module with ``target_statistics``
-has the target's instead when it is tested, selected, saved at the end (and so exported), and when it labels the target.
+Training leaves statistics of both domains, or of the source, in the batch norms. A training with
+:class:`TargetStatistics` has the target's instead when it ends (and so in tests and exports), when weights are
+selected, and when the target is labelled.
 """
 
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import cast
 
 import lightning.pytorch as L
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from da_lightning.data.source_target import SourceTargetDataModule
+from da_lightning.data.source_target import SourceTargetDataModule, data_of
 from da_lightning.errors import UserError
 from da_lightning.training.ema import averaged_weights
 from da_lightning.training.module import AdaptationModule
@@ -25,58 +26,65 @@ log = logging.getLogger(__name__)
 
 
 class TargetStatistics(L.Callback):
-    """Leaves the target's statistics in the tested network when training ends, before the last checkpoint is saved."""
+    """Leaves the target's statistics in the tested network when training ends, before the last checkpoint is saved.
+
+    Args:
+        network: Its name in the method.
+    """
+
+    def __init__(self, network: str) -> None:
+        self.network = network
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         module = cast(AdaptationModule, pl_module)
         if module.iterations_done >= module.total_iters:
             with averaged_weights(trainer, module):
-                estimate_statistics(trainer, module)
+                self.estimate(trainer, module)
+
+    @torch.no_grad()
+    def estimate(self, trainer: L.Trainer, module: AdaptationModule) -> None:
+        """Give all batch norms of the tested network the statistics of the target, the same on all ranks.
+
+        They are means over the target's training images, seen as in a test, in batches of ``data.eval_batch_size``.
+        Frozen batch norms keep theirs. This is ``torch.optim.swa_utils.update_bn``, which would reset those, too.
+        """
+        data = data_of(trainer, SourceTargetDataModule)
+        network = module.tested(self.network)
+        modes = [(part, part.training) for part in module.modules()]
+        module.train()
+        if network is not module.get_submodule(self.network):
+            network.train()  # a teacher's, which keeps its mode else
+        norms = {norm: norm.momentum for norm in _norms(network) if norm.training}
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # the plain mean over batches
+        loader = data.ordered_loader(data.unlabelled_target())
+        for batch in tracked(trainer, loader, "Statistics of the target", len(loader), draw=False) if norms else ():
+            network(trainer.strategy.batch_to_device(batch)["image"])
+        # Each rank saw its own share; all must label and test under the same statistics.
+        for norm, momentum in norms.items():
+            norm.momentum = momentum
+            for statistic in (buffer for buffer in norm.buffers() if buffer.is_floating_point()):
+                statistic.copy_(cast(Tensor, trainer.strategy.reduce(statistic, reduce_op="mean")))
+        for part, was_training in modes:
+            part.training = was_training
 
 
-@torch.no_grad()
-def estimate_statistics(trainer: L.Trainer, module: AdaptationModule) -> None:
-    """Give all batch norms of the tested network the statistics of the target, the same on all ranks.
-
-    They are means over the target's training images, seen as in a test, in batches of ``data.eval_batch_size``. Frozen
-    batch norms keep theirs. This is ``torch.optim.swa_utils.update_bn``, which would reset those, too.
-    """
-    data: Any = getattr(trainer, "datamodule", None)
-    if not isinstance(data, SourceTargetDataModule):
-        raise UserError(
-            "method.target_statistics=true goes through the target set: give Trainer.fit(..., datamodule=<one of "
-            "ours>), or set it to false."
-        )
-    network = module.tested(module.tested_network)
-    modes = [(part, part.training) for part in module.modules()]
-    module.train()
-    if network is not module.get_submodule(module.tested_network):
-        network.train()  # a teacher's, which keeps its mode else
-    norms = {norm: norm.momentum for norm in _norms(network) if norm.training}
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # the plain mean over batches
-    loader = data.ordered_loader(data.unlabelled_target())
-    for batch in tracked(trainer, loader, "Statistics of the target", len(loader), draw=False) if norms else ():
-        network(trainer.strategy.batch_to_device(batch)["image"])
-    # Each rank saw its own share; all must label and test under the same statistics.
-    for norm, momentum in norms.items():
-        norm.momentum = momentum
-        for statistic in (buffer for buffer in norm.buffers() if buffer.is_floating_point()):
-            statistic.copy_(cast(Tensor, trainer.strategy.reduce(statistic, reduce_op="mean")))
-    for part, was_training in modes:
-        part.training = was_training
+def target_statistics(trainer: L.Trainer) -> TargetStatistics | None:
+    """What estimates the statistics of the target in this training, if it is tested under them."""
+    return next((c for c in trainer.callbacks if isinstance(c, TargetStatistics)), None)  # type: ignore[attr-defined]
 
 
 @contextmanager
-def under_target_statistics(module: AdaptationModule) -> Iterator[None]:
-    """Inside, the tested network has the target's statistics, where the module has ``target_statistics``."""
-    if not module.target_statistics:
+def under_target_statistics(trainer: L.Trainer, module: AdaptationModule) -> Iterator[None]:
+    """Inside, the tested network has the target's statistics, where it is tested under them."""
+    statistics = target_statistics(trainer)
+    if statistics is None:
         yield
         return
-    buffers = list(module.tested(module.tested_network).buffers())
+    buffers = list(module.tested(statistics.network).buffers())
     kept = [buffer.clone() for buffer in buffers]
-    estimate_statistics(module.trainer, module)
+    statistics.estimate(trainer, module)
     try:
         yield
     finally:

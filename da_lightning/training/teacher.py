@@ -3,11 +3,10 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import lightning.pytorch as L
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import get_ema_multi_avg_fn
@@ -15,7 +14,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from da_lightning.arguments import checked_arguments
 from da_lightning.errors import UserError
 from da_lightning.private.lightning import trainer_of
-from da_lightning.training.ema import AveragedWeights
+from da_lightning.training.ema import AveragedWeights, Decay
 from da_lightning.training.players import Player
 from da_lightning.training.precision import CONVERTED
 
@@ -49,7 +48,7 @@ class Teacher(nn.Module):
     def __init__(
         self,
         network: nn.Module,
-        decay: Annotated[float, Field(ge=0, lt=1)] = 0.999,
+        decay: Decay = 0.999,
         ramp: bool = True,
         update: Literal["before", "after"] = "after",
         buffers: Literal["own", "average", "copy"] = "own",

@@ -39,7 +39,12 @@ INSTEAD: dict[str, tuple[tuple[Any, ...], str]] = {
 }
 """By option: the values that change nothing, and what is there in its place."""
 
-LIMITS = ("limit_train_batches", "limit_val_batches", "limit_test_batches")
+LIMITS = {
+    "limit_train_batches": "leaves nothing to train on: give a number of batches from 1 on.",
+    "limit_val_batches": "",
+    "limit_test_batches": "leaves nothing to test: give test=false to leave out the test.",
+}
+"""Limits of batches, and why they cannot be 0 where they cannot."""
 
 STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_false", "ddp_find_unused_parameters_true")
 """Strategies by name that our methods run under."""
@@ -58,12 +63,14 @@ def check_trainer(options: Mapping[str, Any], is_tested: bool) -> None:
     for name, (neutral, instead) in INSTEAD.items():
         if name in options and options[name] not in neutral:
             raise UserError(f"trainer.{name}={options[name]} has no effect here: {instead}.")
-    for name in LIMITS:
-        _check_limit(name, options.get(name))
-    if _is_number(options.get("limit_train_batches")) and options["limit_train_batches"] == 0:
-        raise UserError("trainer.limit_train_batches=0 leaves nothing to train on: give a number of batches from 1 on.")
-    if is_tested and _is_number(options.get("limit_test_batches")) and options["limit_test_batches"] == 0:
-        raise UserError("trainer.limit_test_batches=0 leaves nothing to test: give test=false to leave out the test.")
+    for name, why in LIMITS.items():
+        value = options.get(name)
+        if value is not None and not _is_limit(value):
+            raise UserError(
+                f"trainer.{name}={value} cannot work: give a share between 0.0 and 1.0, or a whole number of batches."
+            )
+        if value == 0 and why and (is_tested or name != "limit_test_batches"):
+            raise UserError(f"trainer.{name}=0 {why}")
     for name, least in (("num_nodes", 1), ("check_val_every_n_epoch", 1), ("num_sanity_val_steps", -1),
                         ("log_every_n_steps", 0)):  # fmt: skip
         value = options.get(name, least)
@@ -77,7 +84,8 @@ def check_trainer(options: Mapping[str, Any], is_tested: bool) -> None:
             "gradients (strategies that shard parameters have none): leave trainer.strategy=auto, or give one of "
             f"{', '.join(STRATEGIES)}."
         )
-    if options.get("sync_batchnorm") and not _has_gpus(options):
+    has_gpus = options.get("accelerator", "auto") != "cpu" and torch.cuda.device_count() > 0
+    if options.get("sync_batchnorm") and not has_gpus:
         raise UserError("trainer.sync_batchnorm=true needs GPUs: leave it out on the CPU.")
 
 
@@ -89,11 +97,11 @@ def check_limits(options: Mapping[str, Any], data: SourceTargetDataModule, is_te
     """
     epoch = data.epoch_length(processes)
     lengths = {"limit_train_batches": {"an epoch": epoch}}
-    for name, loaders, names in (
-        ("limit_val_batches", data.val_dataloader(), data.validation_names),
-        ("limit_test_batches", data.test_dataloader() if is_tested else [], data.test_names),
+    for name, sets in (
+        ("limit_val_batches", data.validations),
+        ("limit_test_batches", data.tests if is_tested else {}),
     ):
-        lengths[name] = {f"the set {n}": math.ceil(len(loader) / processes) for n, loader in zip(names, loaders)}  # noqa: B905
+        lengths[name] = {f"the set {own}": math.ceil(len(data.ordered_loader(sets[own])) / processes) for own in sets}
     for name, parts in lengths.items():
         share = options.get(name)
         if not isinstance(share, float) or not 0 < share < 1:
@@ -115,21 +123,8 @@ def check_limits(options: Mapping[str, Any], data: SourceTargetDataModule, is_te
         )
 
 
-def _check_limit(name: str, value: Any) -> None:
-    is_whole = _is_number(value) and value >= 0 and float(value).is_integer()
-    is_share = _is_number(value) and 0 <= value <= 1
-    if value is not None and not is_whole and not is_share:
-        raise UserError(
-            f"trainer.{name}={value} cannot work: give a share between 0.0 and 1.0, or a whole number of batches."
-        )
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _has_gpus(options: Mapping[str, Any]) -> bool:
-    return options.get("accelerator", "auto") != "cpu" and torch.cuda.device_count() > 0
+def _is_limit(value: Any) -> bool:
+    return type(value) in (int, float) and value >= 0 and (value <= 1 or value % 1 == 0)
 
 
 # -- bfloat16 ----------------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from da_lightning.arguments import Seed
 from da_lightning.errors import UserError
 from da_lightning.seeds import mixed_seed
 from da_lightning.training.exportable import Exportable
-from da_lightning.training.module import AdaptationModule
+from da_lightning.training.module import AdaptationModule, evaluating
 from da_lightning.training.optimizers import optimizer_options
 from da_lightning.training.players import Group, Player
 from da_lightning.training.schedules import ScheduleOptions, make_schedule
@@ -240,19 +240,17 @@ class TranslationModule(AdaptationModule):
 
     def _test_domains(self) -> Sequence[Domain]:
         """The domains of the test sets, in their order."""
-        return getattr(getattr(self.trainer, "datamodule", None), "test_names", None) or DOMAINS
+        return list(getattr(getattr(self.trainer, "datamodule", None), "tests", None) or DOMAINS)
 
     # -- pictures ----------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def pictures(self, sample: dict[str, Tensor], domain: str) -> list[Tensor]:
         """Image, translations (three where there are styles) and round trip; uint8 RGB [B, 3, H, W]."""
-        was_training = self.training
-        self.eval()
         image, own = sample["image"], DOMAINS[domain == "target"]
-        translations = [self.translate(image, other(own)) for _ in range(3 if self.style_dim else 1)]
-        columns = [image, *translations, self.round_trip(image, own)]
-        self.train(was_training)
+        with evaluating(self):
+            translations = [self.translate(image, other(own)) for _ in range(3 if self.style_dim else 1)]
+            columns = [image, *translations, self.round_trip(image, own)]
         return [as_uint8(column) for column in columns]
 
 

@@ -3,16 +3,17 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Annotated, cast
 
 import torch
+from pydantic import Field, PositiveInt
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms.v2.functional import to_pil_image
 
 from da_lightning.arguments import Seed
 from da_lightning.data.images import read_image
-from da_lightning.data.inputs import Input, batches, check_numbers, copy_label, find_inputs, with_shorter_side
+from da_lightning.data.inputs import Input, batches, copy_label, find_inputs, with_shorter_side
 from da_lightning.errors import UserError
 from da_lightning.files import whole_file, write_png
 from da_lightning.training.progress import with_progress
@@ -38,13 +39,13 @@ class Translate:
     """
 
     to: Domain | int = "target"
-    styles: int | None = None
+    styles: PositiveInt | None = None
     same_styles: bool = False
     style_image: str | None = None
-    interpolate: int | None = None
+    interpolate: Annotated[int, Field(ge=2)] | None = None
     gif: bool = False
-    image_size: int | None = None
-    batch_size: int = 8
+    image_size: PositiveInt | None = None
+    batch_size: PositiveInt = 8
     seed: Seed = 0
 
     @torch.inference_mode()
@@ -72,7 +73,6 @@ class Translate:
         return [row for i in range(len(inputs)) for row in written[i]]
 
     def _check(self, module: TranslationModule, is_labelled: bool) -> None:
-        check_numbers(self, styles=1, interpolate=2, image_size=1, batch_size=1)
         if isinstance(self.to, int) and not 0 <= self.to < module.num_domains:
             raise UserError(f"to={self.to} is none of the {module.num_domains} domains: the first is 0.")
         of_styles = [n for n in ("styles", "same_styles", "style_image", "interpolate", "gif") if getattr(self, n)]

@@ -2,7 +2,7 @@ from itertools import chain
 
 import pytest
 
-from da_lightning.data.samplers import PassSampler, ShardSampler
+from da_lightning.data.samplers import PassSampler
 
 
 def epoch_of(epoch: int, size: int = 5, length: int = 12, **options) -> list[tuple[int, int]]:
@@ -43,10 +43,3 @@ def test_only_the_given_indices_are_drawn_each_as_often() -> None:
     sampler.indices = [3, 42, 77]
     assert sorted(index for index, _ in sampler) == [3] * 3 + [42] * 3 + [77] * 3
     assert len(sampler) == 9
-
-
-@pytest.mark.parametrize(("size", "world_size"), [(7, 1), (7, 2), (8, 3), (2, 3)])
-def test_shards_hold_every_sample_once(size: int, world_size: int) -> None:
-    shards = [ShardSampler(size, rank, world_size) for rank in range(world_size)]
-    assert sorted(chain.from_iterable(shards)) == list(range(size))
-    assert [len(list(shard)) for shard in shards] == [len(shard) for shard in shards]

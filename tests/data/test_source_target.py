@@ -119,8 +119,8 @@ def test_ranks_share_the_samples_of_training_and_test() -> None:
 
 def test_test_sets_keep_names_and_order() -> None:
     data = module(eval_batch_size=2)
-    assert data.test_names == ["a", "b"]
-    assert data.validation_names == ["c"]
+    assert list(data.tests) == ["a", "b"]
+    assert list(data.validations) == ["c"]
     assert [batch["value"].tolist() for batch in data.test_dataloader()[1]] == [[300, 301], [302, 303]]
     assert [batch["value"].tolist() for batch in data.val_dataloader()[0]] == [[400, 401], [402]]
 
@@ -138,16 +138,16 @@ def test_shares_of_the_source_are_nested_and_hold_from_the_next_epoch_on() -> No
     loader = data.train_dataloader()
     subsets = []
     for share in (0.1, 0.25, 0.5, 1.0):
-        data.source_share = share
+        data.use_source_share(share)
         subsets.append(set(values([batch for batch, _, _ in loader], "source")))
     assert [len(subset) for subset in subsets] == [2, 5, 10, 20]
     assert subsets[0] < subsets[1] < subsets[2] < subsets[3]
 
     later = module(source=20, batch_size=1, iterations_per_epoch=60)
     # Before there is a loader, as on resume.
-    later.source_share = 0.25
+    later.use_source_share(0.25)
     assert set(values(epoch(later), "source")) == subsets[1]
-    data.source_share = 0.001
+    data.use_source_share(0.001)
     assert len(set(values(epoch(data), "source"))) == 1
 
 
@@ -181,7 +181,7 @@ def test_what_is_set_between_the_iterator_and_its_first_batch_counts(workers: in
     for single in loader.flattened:
         single.sampler.set_epoch(0)
     batches = iter(loader)
-    data.source_share = 0.1
+    data.use_source_share(0.1)
     for single in loader.flattened:
         single.sampler.is_frozen = True
         single.sampler.set_epoch(7)

@@ -228,7 +228,7 @@ def test_pairs_write_both_directions_to_one_folder(tmp_path: Path) -> None:
 def test_pairs_need_data_of_pairs(tmp_path: Path) -> None:
     module = CycleGAN(optimizer=ADAM, max_iters=1, width=4, residuals=1, discriminator_width=4)
     data = UnpairedImages(*(TinyPeople(CAMERAS) for _ in range(2)), **DATA)
-    with pytest.raises(UserError, match="cameras.*UnpairedImages"):
+    with pytest.raises(UserError, match="CameraPair.*UnpairedImages"):
         trainer(tmp_path, WriteCameraPair()).fit(module, data)
 
 

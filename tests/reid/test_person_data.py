@@ -96,7 +96,7 @@ def test_persons_and_cameras_are_counted_from_0_in_the_order_of_their_numbers():
 
 def test_tests_have_the_numbers_of_the_files():
     data = module(tests={"target": labelled_test(), "source": labelled_test()}, eval_batch_size=6, image_size=(10, 6))
-    assert data.test_names == ["target", "source"] and isinstance(data.tests["target"].dataset, QueryGallery)
+    assert list(data.tests) == ["target", "source"] and isinstance(data.tests["target"].dataset, QueryGallery)
     [batch] = data.test_dataloader()[0]
     assert batch["person"].tolist() == [5, 6, 5, 6, 0, -1] and batch["camera"].tolist() == [1, 2, 2, 1, 1, 1]
     assert batch["is_query"].tolist() == [True] * 2 + [False] * 4 and batch["is_query"].dtype == torch.bool

@@ -213,7 +213,7 @@ def test_manifests(tmp_path):
         ("path,id,camera,split\na.jpg,1,1,test\n", "query", "names no image of split query, only of test"),
         ("path,id,camera\n", None, "names no image: "),
         ("path,id,camera\na.jpg,1\n", None, "Line 2 of .* has fewer columns"),
-        ("path,id,camera\na.jpg,Anna,1\n", None, "gives 'Anna' as id"),
+        ("path,id,camera\na.jpg,Anna,1\n", None, "gives 'Anna' as person"),
         ("path,id,camera\n/a.jpg,1,1\n", None, "which is no file in"),
         ("path,id,camera\na.jpg,1,1\na.jpg,1,2\n", None, "name each image once"),
     ],

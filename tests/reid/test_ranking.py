@@ -280,9 +280,9 @@ def test_nearest_of_a_small_gallery() -> None:
 @pytest.mark.parametrize(
     ("person", "camera", "reason"),
     [
-        ([1, 2, 1, 2], [3, 3, 3, 3], "by camera 3"),
-        ([1, 2, 3, 4], [1, 2, 1, 2], "None of the 2 persons"),
-        ([1, 2, 1, 4], [1, 2, 1, 2], "by the query's camera alone"),
+        ([1, 2, 1, 2], [3, 3, 3, 3], "all images are of camera 3"),
+        ([1, 2, 3, 4], [1, 2, 1, 2], "its persons .* are others than those of the query"),
+        ([1, 2, 1, 4], [1, 2, 1, 2], "by the query's own camera alone"),
         ([1, 2, -1, -1], [1, 2, 1, 2], "2 queries and 0 gallery images"),
     ],
 )

@@ -156,7 +156,7 @@ def test_embedding_is_normalised_and_the_classifier_starts_near_zero() -> None:
         ({"_target_": "torch.nn.Linear", "in_features": 1, "out_features": 1}, "derived from Backbone"),
         ({"_target_": f"{PACKAGE}.LightBackbone", "last_stride": 3}, r"last_stride=3 was refused"),
         ({"_target_": f"{PACKAGE}.LightBackbone", "pretrained": "imagenet"}, "pretrained is not an option"),
-        ({**RESNET, "frozen_stages": 5}, r"frozen_stages=5 must lie in 0\.\.4"),
+        ({**RESNET, "frozen_stages": 5}, "frozen_stages=5 was refused"),
         ({**RESNET, "frozen_norms": "some"}, "frozen_norms"),
     ],
 )

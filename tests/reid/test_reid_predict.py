@@ -111,7 +111,7 @@ def test_names_are_escaped(folder: Path, tmp_path: Path) -> None:
 def test_what_does_not_fit_is_told(folder: Path, tmp_path: Path) -> None:
     for options, message in (
         ({"gallery": str(tmp_path / "nothing")}, "does not exist"),
-        ({"best": 0}, "best=0 must be 1 or more"),
+        ({"best": 0}, "best=0 was refused: input should be"),
         ({"image_size": 64}, "image_size is not an option"),
         ({"gallery": str(tmp_path)}, "lie one in the other"),
     ):

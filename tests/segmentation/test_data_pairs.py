@@ -160,8 +160,8 @@ def test_pair(tmp_path, pair):
     assert source["index"].dtype == target["index"].dtype == torch.int64
     assert set(source["label"].unique().tolist()) <= {*range(len(classes)), 255}
 
-    assert ("target" in data.test_names) == (pair != "image_label_folders")
-    for name, loader in zip(data.test_names, data.test_dataloader(), strict=True):
+    assert ("target" in data.tests) == (pair != "image_label_folders")
+    for name, loader in zip(data.tests, data.test_dataloader(), strict=True):
         assert images_of(data.tests[name].dataset).isdisjoint(images_of(data.source_view.dataset))
         assert images_of(data.tests[name].dataset).isdisjoint(images_of(data.target_view.dataset))
         batch = next(iter(loader))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from da_lightning.data.images import read_image
 from da_lightning.data.inputs import find_inputs, with_shorter_side
 from da_lightning.errors import UserError
-from da_lightning.export import write
+from da_lightning.export import of_size, write
 from da_lightning.predict import load_method
 from da_lightning.segmentation.networks import Level, LightNet, SegmentationNetwork
 from da_lightning.segmentation.networks.sliding import Windows
@@ -121,7 +121,7 @@ def test_a_run_tests_predicts_and_exports_by_windows(tmp_path: Path) -> None:
         assert not torch.allclose(again.infer(image), whole(again, image), atol=1e-3)
     with pytest.raises(UserError, match="one size.*windows.*height and width"):
         write(again.exportable(), tmp_path / "any.pt2", "method")
-    assert write(again.exportable(), tmp_path / "one.pt2", "method", 32, 48) <= 1e-4
+    assert write(of_size(again.exportable(), 32, 48), tmp_path / "one.pt2", "method") <= 1e-4
 
 
 def whole(module: Any, image: Tensor) -> Tensor:

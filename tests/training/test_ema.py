@@ -133,8 +133,9 @@ def test_one_option_adds_it_and_a_run_goes_on_with_it_alone(tmp_path: Path) -> N
 
 
 def test_a_decay_of_one_would_never_learn() -> None:
-    with pytest.raises(UserError, match=r"decay=1.0 is no decay"):
-        AveragedWeights(1.0)
+    cfg = composed("method=segmentation_source_only", "callbacks=ema", "callbacks.ema.decay=1")
+    with pytest.raises(UserError, match=r"callbacks\.ema\.decay=1 was refused: input should be less than 1"):
+        build(cfg.callbacks.ema, "callbacks.ema")
 
 
 @pytest.mark.usefixtures("_settings_restored")

@@ -262,7 +262,11 @@ class Choices(L.Callback):
         ),
         ("cbst", ["selection=source", "~data.tests.source"], "^selection=source needs labelled images as data.valid"),
         ("cbst", ["selection=oracle", "~data.tests.target"], "^selection=oracle needs labelled images as data.tests.t"),
-        ("cbst", ["selection=snd", "selection.temperature=0"], "^selection.temperature=0.0 is too small"),
+        (
+            "cbst",
+            ["selection=snd", "selection.temperature=0"],
+            "^selection.temperature=0 was refused: input should be greater than 0",
+        ),
     ],
 )
 def test_what_makes_no_sense_is_refused_before_anything_is_done(

@@ -13,7 +13,7 @@ from da_lightning.config.build import build
 from da_lightning.errors import UserError
 from da_lightning.predict import load_method
 from da_lightning.training.ema import AveragedWeights
-from da_lightning.training.target_statistics import check_norms, estimate_statistics
+from da_lightning.training.target_statistics import check_norms, target_statistics, under_target_statistics
 
 pytestmark = pytest.mark.slow
 
@@ -41,10 +41,11 @@ def test_they_are_those_of_the_last_weights(method: str, averages: bool, tmp_pat
 
 def test_a_score_is_taken_under_them_and_training_goes_on_under_its_own(tmp_path: Path) -> None:
     module, data = built("segmentation_source_only", ON)
-    trainer(tmp_path).fit(module, data)
+    fit = trainer(tmp_path)
+    fit.fit(module, data)
     norm = next(part for part in module.network.modules() if isinstance(part, nn.BatchNorm2d))
     own = norm.running_mean.fill_(7).clone()
-    with module.as_tested():
+    with under_target_statistics(fit, module):
         assert not torch.equal(norm.running_mean, own)
     assert torch.equal(norm.running_mean, own)
 
@@ -59,7 +60,7 @@ def test_frozen_norms_keep_theirs_and_modes_stay(tmp_path: Path) -> None:
     modes = [part.training for part in module.modules()]
     frozen.train = lambda mode=True: frozen  # as networks that freeze some do
     means = [norm.running_mean.fill_(7).clone() for norm in (frozen, *others)]
-    estimate_statistics(fit, module)
+    target_statistics(fit).estimate(fit, module)
     assert torch.equal(frozen.running_mean, means[0]) and frozen.momentum == others[0].momentum == 0.1
     assert not any(torch.equal(norm.running_mean, mean) for norm, mean in zip(others, means[1:], strict=True))
     assert [part.training for part in module.modules()] == modes

@@ -118,7 +118,7 @@ def test_pairs_of_folders(tmp_path, pair):
     side = FOLDERS[pair]
     data = build(filled(tmp_path, pair, "data.image_size=24", "data.crop_size=[16,20]").data, "data")
     check(data, 1, (16, 20))
-    assert data.test_names == ([] if pair == "folders" else ["source", "target"])
+    assert list(data.tests) == ([] if pair == "folders" else ["source", "target"])
     sets = [data.source, data.target, *data.tests.values()]
     files = [{path for _, path in view.dataset.files} for view in sets]
     assert all(files)

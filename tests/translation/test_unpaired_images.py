@@ -90,7 +90,7 @@ def test_values_are_from_minus_one_to_one():
 
 def test_test_images_are_resized_alone():
     data = module(image_size=48, tests={"target": Frames([noise(24, 32)]), "source": Frames([noise(50, 50)])})
-    assert data.test_names == ["source", "target"], "methods tell the domains by their order"
+    assert list(data.tests) == ["source", "target"], "methods tell the domains by their order"
     source, target = (next(iter(loader)) for loader in data.test_dataloader())
     assert source["image"].shape == (1, 3, 48, 48)
     assert target["image"].shape == (1, 3, 48, 64) and target.keys() == {"image", "index"}
@@ -234,7 +234,7 @@ def test_worker_processes_change_nothing():
 
 def test_validations_are_resized_as_the_source():
     data = module(image_size=48, validations={"held_out": Frames([noise(24, 32)])})
-    assert data.validation_names == ["held_out"]
+    assert list(data.validations) == ["held_out"]
     assert next(iter(data.val_dataloader()[0]))["image"].shape == (1, 3, 48, 64)
 
 

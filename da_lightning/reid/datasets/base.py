@@ -1,15 +1,13 @@
 """What all data sets of people share."""
 
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
 
-from torch.utils.data import Dataset
+from da_lightning.data.named import NamedDataset
 
 JUNK, DISTRACTOR = -1, 0
 
 
-class PersonDataset(Dataset[dict[str, Any]], ABC):
+class PersonDataset(NamedDataset):
     """Items are ``{"image": uint8 [3, H, W] RGB, "camera": int}`` in full size, and ``"person"``, an int, if labelled.
 
     Numbers of persons and cameras are those of the files: neither begins at 0 or is without gaps; -1 is a bad box
@@ -24,13 +22,3 @@ class PersonDataset(Dataset[dict[str, Any]], ABC):
     labelled: bool
     cameras: Sequence[int]
     persons: Sequence[int]
-
-    @abstractmethod
-    def __len__(self) -> int: ...
-
-    @abstractmethod
-    def __getitem__(self, index: int) -> dict[str, Any]: ...
-
-    @abstractmethod
-    def name(self, index: int) -> str:
-        """Unique relative path without suffix; the same in each run."""

@@ -5,13 +5,14 @@ from collections import defaultdict
 from collections.abc import Sequence
 from functools import lru_cache
 from hashlib import blake2b
-from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple, cast
 
+from da_lightning.data.folders import find_images, listed_file
 from da_lightning.data.images import read_image
 from da_lightning.errors import DataError
 from da_lightning.files import damaged_images
-from da_lightning.reading import read_bytes, why_no_file
+from da_lightning.reading import read_bytes
 from da_lightning.reid.datasets.base import DISTRACTOR, PersonDataset
 
 log = logging.getLogger(__name__)
@@ -94,46 +95,53 @@ def same_content(files: tuple[PersonFile, ...]) -> list[tuple[PersonFile, ...]]:
     return [tuple(group) for group in contents.values() if len(group) > 1]
 
 
-def listed_file(root: Path, path: str, place: str) -> tuple[str, Path]:
-    """Name and place of the file that ``place``, a line of a list, calls ``path``.
-
-    Raises:
-        DataError: No file under ``root``.
-    """
-    relative = PurePosixPath(path)
-    is_outside = relative.is_absolute() or ".." in relative.parts
-    if reason := "it leads out of it" if is_outside else why_no_file(root / relative):
-        raise DataError(
-            f"{place} names {path}, which is no file in {root} ({reason}): write paths relative to it, or complete it."
-        )
-    return str(relative.with_suffix("")), root / relative
-
-
-def number_in(text: str, place: str, what: str) -> int:
-    """``text`` as an integer.
-
-    Raises:
-        DataError: It is none.
-    """
-    try:
-        return int(text)
-    except ValueError:
-        raise DataError(f"{place} gives {text!r} as {what}, which must be an integer: number them from 1.") from None
-
-
-def check_whole(files: Sequence[Path], folder: Path, what: str, option: str) -> None:
-    """Check made images before a training depends on them; one that draws them would reach a damaged one days later.
+def listed_person(root: Path, place: str, path: str, camera: str, person: str | None, first: int = 1) -> PersonFile:
+    """The file that ``place``, a line of a list, calls ``path``.
 
     Args:
-        files: Of ``folder``.
+        person: ``None`` where labels are not read.
+        first: The list's number of the first person, who becomes 1.
+
+    Raises:
+        DataError: No file under ``root``, or a number that is none.
+    """
+    numbers = []
+    for what, text in (("person", person), ("camera", camera)):
+        try:
+            numbers.append(None if text is None else int(text))
+        except ValueError:
+            raise DataError(
+                f"{place} gives {text!r} as {what}, which must be an integer: number them from 1."
+            ) from None
+    relative = listed_file(root, path, place)
+    number = None if numbers[0] is None else numbers[0] + 1 - first
+    return PersonFile(str(relative.with_suffix("")), root / relative, cast(int, numbers[1]), number)
+
+
+def made_files(folder: Path, wanted: Sequence[Sequence[str]], what: str, option: str) -> list[Path]:
+    """Images that were made from a set, whole: a training that draws them would reach a damaged one days later.
+
+    Args:
+        folder: Where they lie, at any depth.
+        wanted: Names that each may have, without suffix; the first that is there counts.
         what: They are.
         option: That names the folder.
 
     Raises:
-        DataError: Some are empty, cut off or no images.
+        DataError: Some are missing, empty, cut off or no images.
     """
+    found = find_images(folder)
+    known = [[found[name] for name in names if name in found] for names in wanted]
+    if missing := [names for names, own in zip(wanted, known, strict=True) if not own]:
+        raise DataError(
+            f"{folder} lacks {len(missing)} of {len(wanted)} {what}, the first is {' or '.join(missing[0])} (of "
+            f"{len(found)} files found the first is {next(iter(found))}): let {option} be the folder made from this "
+            "set, or complete it."
+        )
+    files = [own[0] for own in known]
     if damaged := damaged_images(files):
         raise DataError(
             f"{len(damaged)} of {len(files)} {what} in {folder} are damaged, the first is {damaged[0]}: remove these "
             f"and make them again (resume=auto does in the run that made them), or give {option} another folder."
         )
+    return files

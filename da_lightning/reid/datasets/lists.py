@@ -8,7 +8,7 @@ from typing import Literal
 from da_lightning.data.folders import read_list
 from da_lightning.errors import DataError
 from da_lightning.reading import EmptyFile, UnreadableFile, read_text
-from da_lightning.reid.datasets.files import PersonFile, PersonFiles, listed_file, number_in
+from da_lightning.reid.datasets.files import PersonFiles, listed_person
 
 _LONGEST = 2**28  # bytes of a manifest
 _SPLITS = {  # list files, folder, images
@@ -56,9 +56,7 @@ class MSMT17(PersonFiles):
                 raise DataError(
                     f"{place} is not like '0000/0000_000_01_0303morning_0015_0.jpg 0': take MSMT17's lists."
                 )
-            person = number_in(columns[1], place, "person") + 1 if labelled else None
-            camera = number_in(parts[2], place, "camera")
-            files.append(PersonFile(*listed_file(top, columns[0], place), camera, person))
+            files.append(listed_person(top, place, columns[0], parts[2], columns[1] if labelled else None, first=0))
         super().__init__(files, labelled, published)
 
 
@@ -80,9 +78,8 @@ class UnrealPerson(PersonFiles):
         for place, columns in read_list(root / list_file):
             if len(columns) != 3:
                 raise DataError(f"{place} has {len(columns)} columns: write path, person and camera.")
-            person = number_in(columns[1], place, "person") + 1 if labelled else None
-            camera = number_in(columns[2], place, "camera")
-            files.append(PersonFile(*listed_file(root, columns[0], place), camera, person))
+            path, person, camera = columns
+            files.append(listed_person(root, place, path, camera, person if labelled else None, first=0))
         super().__init__(files, labelled)
 
 
@@ -129,9 +126,7 @@ class PersonManifest(PersonFiles):
             if split is None or row["split"] == split:
                 if any(row[column] is None for column in wanted):
                     raise DataError(f"{place} has fewer columns than the header: give it {', '.join(columns)}.")
-                person = number_in(row["id"], place, "id") if labelled else None
-                camera = number_in(row["camera"], place, "camera")
-                files.append(PersonFile(*listed_file(root, row["path"], place), camera, person))
+                files.append(listed_person(root, place, row["path"], row["camera"], row["id"] if labelled else None))
         if not files:
             found = sorted({str(row["split"]) for _, row in rows}) if split is not None else []
             splits = f" of split {split}, only of {', '.join(found) or 'none'}" if split is not None else ""

@@ -43,7 +43,12 @@ class Market(PersonFiles):
         labelled: bool = True,
         counts_of: Literal["market1501", "dukemtmc", "personx"] | None = None,
     ) -> None:
-        parse = _parse_labelled if labelled else _parse_unlabelled
+        pattern = _PERSON_AND_CAMERA if labelled else _CAMERA
+
+        def parse(name: str) -> tuple[int | None, int] | None:
+            match = pattern.match(name)
+            return match and (int(match["person"]) if labelled else None, int(match["camera"]))
+
         form = "0002_c1s1_000451_03.jpg (<person>_c<camera>_...)" if labelled else "hall_c3_7.jpg (..._c<camera>_...)"
         files = parsed_files(find_images(Path(root).expanduser(), folder), parse, form)
         super().__init__(files, labelled, _PUBLISHED[counts_of].get(folder) if counts_of else None)
@@ -68,16 +73,6 @@ class RandPerson(PersonFiles):
 
         files = parsed_files(find_images(Path(root).expanduser(), folder), parse, "000000_s00_c00_f000264.jpg")
         super().__init__(files, labelled)
-
-
-def _parse_labelled(name: str) -> tuple[int, int] | None:
-    match = _PERSON_AND_CAMERA.match(name)
-    return match and (int(match["person"]), int(match["camera"]))
-
-
-def _parse_unlabelled(name: str) -> tuple[None, int] | None:
-    match = _CAMERA.match(name)
-    return match and (None, int(match["camera"]))
 
 
 def parsed_files(

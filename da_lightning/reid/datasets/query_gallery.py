@@ -2,7 +2,7 @@
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from torch.utils.data import Dataset
@@ -76,7 +76,7 @@ def _check_positives(query: PersonDataset, gallery: PersonDataset) -> None:
     unseen = [person for person, camera in queries if cameras.get(person) == {camera}]
     hopeless = len(absent) + len(unseen)
     if hopeless == len(queries):
-        raise DataError(f"No query has anything to find in the gallery: {_diagnosis(query, gallery, absent)}.")
+        raise DataError(why_nothing_is_found(query.persons, query.cameras, gallery.persons, gallery.cameras))
     if hopeless:
         log.warning(
             "%d of %d queries have nothing to find and stay out of the scores: the person of %d is absent from the "
@@ -90,21 +90,28 @@ def _check_positives(query: PersonDataset, gallery: PersonDataset) -> None:
         )
 
 
-def _diagnosis(query: PersonDataset, gallery: PersonDataset, absent: list[int]) -> str:
-    if len(absent) == len(query):
-        return (
-            f"its persons ({_some(gallery.persons)}) are others than those of the query ({_some(query.persons)}); take "
-            "both from one data set, and from its test part"
+def why_nothing_is_found(
+    query_persons: Sequence[int], query_cameras: Sequence[int], persons: Sequence[int], cameras: Sequence[int]
+) -> str:
+    """Why no query has a positive, in a sentence."""
+    known = set(persons)
+    absent = [person for person in query_persons if person not in known]
+    if len(absent) == len(query_persons):
+        why = (
+            f"its persons ({_some(persons)}) are others than those of the query ({_some(query_persons)}); take both "
+            "from one data set, and from its test part"
         )
-    if len(cameras := {*query.cameras, *gallery.cameras}) == 1:
-        return (
-            f"all images are of camera {cameras.pop()}, and a query's own camera does not count; check the camera "
+    elif len(seen_by := {*query_cameras, *cameras}) == 1:
+        why = (
+            f"all images are of camera {seen_by.pop()}, and a query's own camera does not count; check the camera "
             "numbers, or bring images of a second camera"
         )
-    return (
-        f"{len(absent)} of {len(query)} queries are of a person who is absent from it ({_some(absent)}), all others of "
-        "one who is seen by the query's own camera alone; check person and camera numbers"
-    )
+    else:
+        why = (
+            f"{len(absent)} of {len(query_persons)} queries are of a person who is absent from it ({_some(absent)}), "
+            "all others of one who is seen by the query's own camera alone; check person and camera numbers"
+        )
+    return f"No query has anything to find in the gallery: {why}."
 
 
 def _check_copies(query: PersonFiles, gallery: PersonFiles) -> None:

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import get_model
 
-from da_lightning.errors import UserError
 from da_lightning.reid.networks.base import Backbone
 from da_lightning.training.weights import load_pretrained
 
@@ -26,7 +25,7 @@ class ResNetBackbone(Backbone):
             shift are fixed as well (IDE in Caffe).
 
     Raises:
-        UserError: A number out of range, or weights that cannot be downloaded, read or fitted.
+        UserError: Weights that cannot be downloaded, read or fitted.
     """
 
     mean: Tensor
@@ -38,12 +37,10 @@ class ResNetBackbone(Backbone):
         model: str,
         last_stride: Literal[1, 2] = 2,
         pretrained: str | None = None,
-        frozen_stages: int = 0,
+        frozen_stages: Literal[0, 1, 2, 3, 4] = 0,
         frozen_norms: Literal["statistics", "all"] | None = None,
     ) -> None:
         super().__init__()
-        if not 0 <= frozen_stages <= 4:
-            raise UserError(f"method.backbone.frozen_stages={frozen_stages} must lie in 0..4.")
         body = get_model(model)
         self.channels, self.frozen_norms = body.fc.in_features, frozen_norms
         self.conv1, self.bn1, self.relu, self.maxpool = body.conv1, body.bn1, body.relu, body.maxpool

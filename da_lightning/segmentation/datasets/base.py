@@ -1,6 +1,5 @@
 """What all segmentation data sets share: samples with names, and label ids mapped to classes by a lookup table."""
 
-from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -9,11 +8,11 @@ from typing import NamedTuple, cast
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from da_lightning.data.folders import check_pairs, find_images, select_images
 from da_lightning.data.images import open_image, read_image, upright_size
 from da_lightning.data.labels import read_ids
+from da_lightning.data.named import NamedDataset
 from da_lightning.errors import DataError
 from da_lightning.segmentation.losses import IGNORE
 
@@ -28,7 +27,7 @@ class Sample(NamedTuple):
     label: Path | None
 
 
-class SegmentationDataset(Dataset[dict[str, Tensor]], ABC):
+class SegmentationDataset(NamedDataset):
     """Items are ``{"image": uint8 [3, H, W] RGB, "label": uint8 [H, W] class ids, 255 = ignore}``, in full size.
 
     Attributes:
@@ -38,12 +37,6 @@ class SegmentationDataset(Dataset[dict[str, Tensor]], ABC):
 
     num_classes: int
     labelled: bool
-
-    @abstractmethod
-    def __len__(self) -> int: ...
-
-    @abstractmethod
-    def __getitem__(self, index: int) -> dict[str, Tensor]: ...
 
     def check_sizes(self) -> set[tuple[int, int]]:
         """Compare the sizes of images and labels, by which a training would else fail late.
@@ -55,10 +48,6 @@ class SegmentationDataset(Dataset[dict[str, Tensor]], ABC):
             DataError: Two that differ.
         """
         return set()
-
-    @abstractmethod
-    def name(self, index: int) -> str:
-        """Unique relative path without suffix, e.g. ``aachen/aachen_000000_000019``; the same in each run."""
 
 
 class FileDataset(SegmentationDataset):

@@ -4,7 +4,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
-from torch.utils.data import Dataset
+from da_lightning.data.named import NamedDataset
 
 Item = TypeVar("Item")
 
@@ -26,7 +26,7 @@ class Images(Protocol):
         """Unique relative path without suffix; the same in each run."""
 
 
-class ImageDataset(Dataset[dict[str, Any]], Images):
+class ImageDataset(NamedDataset):
     """Items are ``{"image": uint8 [3, H, W] RGB}`` in full size, and ``"label"``, an int, where the set is labelled.
 
     Attributes:

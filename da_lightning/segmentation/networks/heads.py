@@ -66,12 +66,11 @@ class DAFormerHead(Head):
 
     def forward(self, pyramid: Sequence[Tensor]) -> Tensor:
         maps = pyramid[self.first :]
-        size = maps[0].shape[-2:]
-        embedded = []
-        for part, features in zip(self.embed_layers, maps, strict=True):
-            tokens = part(features.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-            embedded.append(_resized(tokens, size))
-        return self.conv_seg(self.dropout(self.fuse_layer(torch.cat(embedded, 1))))
+        embedded = [
+            part(features.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+            for part, features in zip(self.embed_layers, maps, strict=True)
+        ]
+        return self.conv_seg(self.dropout(self.fuse_layer(_joined(embedded))))
 
 
 class LightHead(Head):
@@ -114,11 +113,9 @@ class LightHead(Head):
         self.classifier = nn.Conv2d(width, num_classes, 1)
 
     def forward(self, pyramid: Sequence[Tensor]) -> Tensor:
-        size = pyramid[self.coarse[0]].shape[-2:]
-        maps = [_resized(conv(pyramid[n]), size) for conv, n in zip(self.context, self.coarse, strict=True)]
-        detail = self.detail(pyramid[self.fine])
-        context = _resized(self.aspp(torch.cat(maps, 1)), detail.shape[-2:])
-        return self.classifier(self.dropout(self.fuse(torch.cat([context, detail], 1))))
+        coarse = [conv(pyramid[number]) for conv, number in zip(self.context, self.coarse, strict=True)]
+        both = [self.detail(pyramid[self.fine]), self.aspp(_joined(coarse))]
+        return self.classifier(self.dropout(self.fuse(_joined(both))))
 
 
 class DeepLabHead(Head):
@@ -199,5 +196,8 @@ def _groups(channels: int) -> int:
     return next(count for count in range(max(1, channels // 8), 0, -1) if channels % count == 0)
 
 
-def _resized(maps: Tensor, size: torch.Size) -> Tensor:
-    return maps if maps.shape[-2:] == size else F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
+def _joined(maps: Sequence[Tensor]) -> Tensor:
+    """All channels at the size of the first map."""
+    first, *others = maps
+    size = first.shape[-2:]
+    return torch.cat([first, *(F.interpolate(m, size=size, mode="bilinear", align_corners=False) for m in others)], 1)

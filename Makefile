@@ -50,6 +50,7 @@ docs: install  ## the documentation as a site, build/docs/index.html
 bench: install  ## speed ratios, side by side in one run
 	$(BIN)/python -m benchmarks.pseudo_labels
 	$(BIN)/python -m benchmarks.channels_last
+	$(BIN)/python -m benchmarks.networks
 	$(BIN)/python -m benchmarks.munit_step
 	$(BIN)/python -m benchmarks.ranking
 	$(BIN)/python -m benchmarks.exemplar_memory

@@ -57,8 +57,20 @@ def test_a_method_and_a_data_set_of_ones_own(tmp_path: Path) -> None:
     assert {"target/miou", "target/iou/road", "target/iou/car", "target/iou/sky"} <= set(summary["test"])
 
 
+def test_a_network_of_ones_own(tmp_path: Path) -> None:
+    trust, *program, flag, conf, network, method = written("add_network.md", tmp_path)
+    assert program == ["python", "-m", "da_lightning.run"] and method == "method=cbst"
+    light = ("network@method.network=light", "method.network.width=8")
+    small = [option for option in tiny("cbst") if option not in light]
+    succeeded(command([flag, conf, network, method, *small], tmp_path, **dict([trust.split("=")])))
+    (run,) = run_folders(tmp_path)
+    assert json.loads((run / "metrics.json").read_text())["test"]["target/miou"] >= 0
+    code = (tmp_path / "my_package" / "two_stages.py").read_text()
+    assert sum(bool(line.strip()) for line in code.splitlines()) < 40
+
+
 def test_their_code_is_written_as_ours_is(tmp_path: Path) -> None:
-    for page in ("add_method.md", "add_dataset.md"):
+    for page in ("add_method.md", "add_dataset.md", "add_network.md"):
         written(page, tmp_path)
     for action in (["check"], ["format", "--check"]):
         settings = ["--config", str(ROOT / "pyproject.toml"), "--no-cache", str(tmp_path)]

@@ -2,8 +2,8 @@
 
 python -m benchmarks.networks [steps]
 
-Each network has a process of its own and one thread. A step is a forward pass, a loss and a backward pass for source and
-for target, and then AdamW.
+Each network has a process of its own and one thread. A step is a forward pass, a loss and a backward pass, for source
+and for target, and then AdamW.
 """
 
 import resource

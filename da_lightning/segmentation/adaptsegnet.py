@@ -127,7 +127,7 @@ class AdaptSegNet(SegmentationModule):
                 discriminator(maps)
 
     def _check_levels(self, levels: Sequence[Level]) -> None:
-        if len(levels) < len(self.adversarial_weights):
+        if len(_whole(levels)) < len(self.adversarial_weights):
             raise UserError(
                 "method.levels=2 adapts an auxiliary output, which this network has not: set method.levels=1, or "
                 "method.network.multi_level=true."
@@ -142,5 +142,10 @@ class AdaptSegNet(SegmentationModule):
         size = image.shape[-2:]
         return [
             upsampled(level.logits, size, self.align_corners).softmax(1)
-            for level in levels[: len(self.adversarial_weights)]
+            for level in _whole(levels)[: len(self.adversarial_weights)]
         ]
+
+
+def _whole(levels: Sequence[Level]) -> list[Level]:
+    """Those that cover the image."""
+    return [level for level in levels if level.region is None]

@@ -138,6 +138,9 @@ def test_weights_by_timms_name_are_a_download(monkeypatch: pytest.MonkeyPatch) -
         ("mixer_s32_224", None, "mixer_s32_224 takes images of 224x224 alone"),
         ("resnet18", {"drop_pth": 1}, "resnet18 does not take its options .*drop_pth"),
         ("resnet18", {"out_indices": [9]}, "resnet18 gives no feature maps"),
+        ("resnet18", {"checkpoint_path": "/tmp/stranger.pth"}, r"network\.options may not have checkpoint_path"),
+        ("resnet18", {"pretrained_cfg_overlay": {"file": "x"}}, "options may not have pretrained_cfg_overlay"),
+        ("hf-hub:somebody/model", None, r"one of timm"),
     ],
 )
 def test_models_and_options_that_do_not_fit(model: str, options: dict | None, message: str) -> None:

@@ -16,6 +16,11 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 """What torch, numpy and Lightning take."""
 
+Colour = tuple[
+    Annotated[int, Field(ge=0, le=255)], Annotated[int, Field(ge=0, le=255)], Annotated[int, Field(ge=0, le=255)]
+]
+"""RGB."""
+
 Size = tuple[PositiveInt, PositiveInt]
 """(H, W)."""
 

@@ -13,9 +13,10 @@ __all__ = ["CONF_DIR"]
 
 
 def _class_map(path: str, part: str) -> Any:
-    """``${class_map:<file>,colors}``, ``ids`` or ``count``."""
-    if part not in ("colors", "ids", "count"):
-        raise UserError(f"${{class_map:{path},{part}}} asks for {part}, but a class map has colors, ids and count.")
+    """``${class_map:<file>,<part>}``."""
+    parts = ("colors", "ids", "count", "label_colors", "ignore_colors")
+    if part not in parts:
+        raise UserError(f"${{class_map:{path},{part}}} asks for {part}, but a class map has {', '.join(parts)}.")
     from da_lightning.config.class_map import read_class_map  # slow to import, and most commands never get here
 
     return getattr(read_class_map(path), part)

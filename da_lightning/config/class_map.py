@@ -6,22 +6,26 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, ValidationError
 
+from da_lightning.arguments import Colour
 from da_lightning.errors import UserError
 from da_lightning.names import shown
 from da_lightning.yaml_files import YamlError, read_yaml
 
 IGNORE = 255
 
-Byte = Annotated[int, Field(ge=0, le=255)]
 Id = Annotated[int, Field(ge=0, le=65535)]
 Name = Annotated[str, Field(pattern="^[^/]+$", max_length=60)]  # it becomes part of metric and file names
 
 
 class ClassEntry(BaseModel, extra="forbid"):
-    """The ids in the label files that are one class, and its RGB colour in pictures."""
+    """The ids in the label files that are one class, and its RGB colour in pictures.
 
-    ids: list[Id] = Field(min_length=1)
-    color: tuple[Byte, Byte, Byte]
+    Masks in colours have no ids; ``colors`` are the class's colours there, if they are several or others.
+    """
+
+    ids: list[Id] = []
+    color: Colour
+    colors: list[Colour] = []
 
 
 class ClassMap(BaseModel, extra="forbid"):
@@ -29,6 +33,7 @@ class ClassMap(BaseModel, extra="forbid"):
 
     classes: dict[Name, ClassEntry] = Field(min_length=1, max_length=254)
     ignore_ids: list[Id] = []
+    ignore_colors: list[Colour] = []
 
     @property
     def colors(self) -> dict[str, list[int]]:
@@ -42,13 +47,20 @@ class ClassMap(BaseModel, extra="forbid"):
         return ignored | {i: number for number, entry in enumerate(self.classes.values()) for i in entry.ids}
 
     @property
+    def label_colors(self) -> list[list[list[int]]]:
+        """RGB values of each class in masks that have colours."""
+        return [[list(color) for color in entry.colors or [entry.color]] for entry in self.classes.values()]
+
+    @property
     def count(self) -> int:
         """Number of classes."""
         return len(self.classes)
 
 
 def read_class_map(path: str) -> ClassMap:
-    """Read ``{classes: {road: {ids: [7], color: [128, 64, 128]}, ...}, ignore_ids: [0]}``; ``ignore_ids`` is optional.
+    """Read ``{classes: {road: {ids: [7], color: [128, 64, 128]}, ...}, ignore_ids: [0], ignore_colors: [[0, 0, 0]]}``.
+
+    All but names and colours is optional.
 
     Names are the words in the file, also ``no``, ``null`` and ``1``; control characters in them are made visible.
 
@@ -66,6 +78,12 @@ def read_class_map(path: str) -> ClassMap:
         ) from None
     except (YamlError, RuntimeError) as error:  # RuntimeError: a home folder of nobody
         raise UserError(f"The class map {path} cannot be read ({error}): set data.class_map to a yaml file.") from None
+    given = [bool(entry.ids) for entry in content.classes.values()]
+    if any(given) and not all(given):
+        name = list(content.classes)[given.index(False)]
+        raise UserError(
+            f"The class map {path} has no ids for {name}: give ids to each class, or to none where masks have colours."
+        )
     listed = [*content.ignore_ids, *(i for entry in content.classes.values() for i in entry.ids)]
     if twice := [i for i, times in Counter(listed).items() if times > 1]:
         raise UserError(f"The class map {path} lists the ids {twice} more than once: give each id to one class.")

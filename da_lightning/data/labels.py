@@ -53,6 +53,27 @@ def read_ids(path: Path, in_red: bool = False) -> np.ndarray:
         return ids if ids.dtype == np.uint8 else ids.astype(np.uint16)
 
 
+def read_colours(path: Path) -> np.ndarray:
+    """Read a mask whose colours say the class: R * 65536 + G * 256 + B, int32 ``[H, W]``; transparency is left aside.
+
+    Raises:
+        DataError: The file is missing or truncated, has one channel, or is a JPEG, whose colours are not those drawn.
+    """
+    with open_image(path) as image:
+        if image.format == "JPEG":
+            raise DataError(
+                f"{path} is a JPEG, whose colours are not exactly those that were drawn, so that they name no class: "
+                "write masks as PNG."
+            )
+        if image.mode not in ("RGB", "RGBA", "P", "PA"):
+            raise DataError(
+                f"{path} has mode {image.mode}, but a mask in colours is RGB, or a palette: give label_format=ids for "
+                "one channel of ids."
+            )
+        red, green, blue = np.moveaxis(np.array(image.convert("RGB")).astype(np.int32), -1, 0)
+    return red << 16 | green << 8 | blue
+
+
 def resized_ids(path: Path, size: tuple[int, int]) -> bytes:
     """A label file of another ``size`` (H, W), in its own format and with its palette; each pixel takes the nearest id.
 

@@ -9,6 +9,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
 from da_lightning.arguments import Share
+from da_lightning.data.colours import Augment, random_colours
 from da_lightning.data.views import Resize
 
 Span = tuple[float, float]
@@ -23,13 +24,20 @@ class Augmentation:
     """Crop, mirror, colours, erasing from torch's global generator; arguments as of :class:`PersonDataModule`."""
 
     def __init__(
-        self, resize: Resize, flip: bool, crop: Crop | None, erasing: float, erasing_area: Span, colour_jitter: float
+        self,
+        resize: Resize,
+        flip: bool,
+        crop: Crop | None,
+        erasing: float,
+        erasing_area: Span,
+        colour_jitter: float,
+        augment: Augment | None = None,
     ) -> None:
         assert resize.size is not None
         self.resize, self.flip, self.crop = resize, flip, crop
         self.erasing, self.erasing_area = erasing, erasing_area
         self.padded_crop = v2.RandomCrop(resize.size, padding=round(resize.size[0] * 10 / 256))
-        self.colours = v2.ColorJitter(*[colour_jitter] * 3) if colour_jitter else v2.Identity()
+        self.colours = random_colours(colour_jitter, augment)
 
     def __call__(self, image: Tensor) -> Tensor:
         """Augment ``image`` uint8 [3, h, w] to float32 [3, H, W] in [0, 1]."""

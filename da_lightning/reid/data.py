@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 
 from da_lightning.arguments import Share, Size
 from da_lightning.data import views
+from da_lightning.data.colours import Augment
 from da_lightning.data.facts import DataFacts
 from da_lightning.data.images import read_image
 from da_lightning.data.samplers import PassSampler
@@ -47,6 +48,7 @@ class PersonDataModule(SourceTargetDataModule):
         erasing: Share of training images in which a box is erased, filled with ImageNet's mean.
         erasing_area: Smallest and largest share of that box.
         colour_jitter: Strength of random brightness, contrast and saturation.
+        augment: ``strong``: :class:`~da_lightning.data.colours.StrongColours` in the place of ``colour_jitter``.
         sampler: ``random``, or ``identity`` for ``images_per_person`` source images of each person in a batch.
         images_per_person: A divisor of ``batch_size``.
         camera_style: Folder of :class:`~da_lightning.reid.camera_style_files.CameraStyles` of the target; read once a
@@ -75,6 +77,7 @@ class PersonDataModule(SourceTargetDataModule):
         erasing: Share = 0.5,
         erasing_area: Shares = (0.02, 0.2),
         colour_jitter: NonNegativeFloat = 0.0,
+        augment: Augment | None = None,
         sampler: Literal["random", "identity"] = "random",
         images_per_person: PositiveInt = 4,
         camera_style: str | None = None,
@@ -91,10 +94,10 @@ class PersonDataModule(SourceTargetDataModule):
         if keep_originals and translated is None:
             raise UserError("data.keep_originals goes with translations: set data.translated=<folder>, too.")
         resize = Resize(image_size, interpolation)
-        augment = Augmentation(resize, flip, crop, erasing, erasing_area, colour_jitter)
+        augmentation = Augmentation(resize, flip, crop, erasing, erasing_area, colour_jitter, augment)
         if source is not None:  # methods that read it are refused without
-            self.source_view = SourceView(source, augment, cache, translated, keep_originals)
-        self.target_view = TargetView(target, augment, cache)
+            self.source_view = SourceView(source, augmentation, cache, translated, keep_originals)
+        self.target_view = TargetView(target, augmentation, cache)
         super().__init__(
             None if source is None else self.source_view,
             self.target_view,

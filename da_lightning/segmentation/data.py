@@ -14,6 +14,7 @@ from torchvision.transforms.v2 import functional as TF
 
 from da_lightning.arguments import Size
 from da_lightning.data import views
+from da_lightning.data.colours import Augment, random_colours
 from da_lightning.data.facts import DataFacts
 from da_lightning.data.source_target import SourceTargetDataModule
 from da_lightning.data.views import Item, Resize
@@ -43,6 +44,7 @@ class SegmentationDataModule(SourceTargetDataModule):
         scale_jitter: Range of the random scale before the crop, as a factor of the image size.
         flip: Mirror every other training image.
         colour_jitter: Strength of random brightness, contrast and saturation.
+        augment: ``strong``: :class:`~da_lightning.data.colours.StrongColours` in the place of ``colour_jitter``.
         match_colours: Give each source image the channel means and deviations of a random target image.
         validity: Give target samples ``validity``, uint8 [H, W], cropped, scaled and flipped with the image: 0 where
             the crop is padded, 1 in the image's margins, 2 for pixels that count.
@@ -65,6 +67,7 @@ class SegmentationDataModule(SourceTargetDataModule):
         scale_jitter: tuple[float, float] = (1.0, 1.0),
         flip: bool = False,
         colour_jitter: NonNegativeFloat = 0.0,
+        augment: Augment | None = None,
         match_colours: bool = False,
         validity: bool = False,
         margins: Margins = (0, 0, 0, 0),
@@ -84,11 +87,11 @@ class SegmentationDataModule(SourceTargetDataModule):
         self._check_margins(margins, validity, target_size)
         training = {"target": target} if source is None else {"source": source, "target": target}
         self._check_sets(classes, training | labelled)
-        augment = Augmentation(crop_size, scale_jitter, flip, colour_jitter)
-        self.target_view = TrainingView(target, target_size, augment, cache, margins=margins if validity else None)
+        augmentation = Augmentation(crop_size, scale_jitter, flip, colour_jitter, augment)
+        self.target_view = TrainingView(target, target_size, augmentation, cache, margins=margins if validity else None)
         if source is not None:  # methods that read it are refused without
             self.source_view = TrainingView(
-                source, image_size, augment, cache, self.target_view if match_colours else None
+                source, image_size, augmentation, cache, self.target_view if match_colours else None
             )
         super().__init__(
             None if source is None else self.source_view,
@@ -149,15 +152,19 @@ class Augmentation:
     """Random scale, (mined) crop, mirror and colours, drawn from torch's global generator.
 
     Args:
-        crop_size, scale_jitter, flip, colour_jitter: See :class:`SegmentationDataModule`.
+        crop_size, scale_jitter, flip, colour_jitter, augment: See :class:`SegmentationDataModule`.
     """
 
     def __init__(
-        self, crop_size: Size | None, scale_jitter: tuple[float, float], flip: bool, colour_jitter: float
+        self,
+        crop_size: Size | None,
+        scale_jitter: tuple[float, float],
+        flip: bool,
+        colour_jitter: float,
+        augment: Augment | None = None,
     ) -> None:
         self.crop_size, self.scale_jitter, self.flip = crop_size, tuple(scale_jitter), flip
-        strength = colour_jitter
-        self.colours = v2.ColorJitter(strength, strength, strength) if strength else v2.Identity()
+        self.colours = random_colours(colour_jitter, augment)
 
     def __call__(
         self, image: Tensor, maps: dict[str, Tensor], mining: Mining | None

@@ -154,7 +154,7 @@ def _cases(found: "Exportable", batch_size: int | None) -> list[tuple["Tensor", 
     if batch_size is not None and batch_size < 1:
         raise UserError(f"batch_size={batch_size} must be 1 or more.")
     step = found.multiple
-    short, more = -(-64 // step) * step, -(-32 // step) * step
+    short, more = -(-max(64, found.smallest) // step) * step, -(-32 // step) * step
     sizes = [found.size] * 2 if found.size else [(short, short + more), (short + more + step, short + step)]
     counts = [batch_size] * 2 if batch_size else [2, 1]
     with torch.random.fork_rng(devices=[]):

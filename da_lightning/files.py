@@ -253,11 +253,17 @@ def _is_whole_image(file: Path) -> bool:
         with open_image(file) as image:
             if image.format == "PNG":
                 image.verify()
-            elif image.format != "JPEG" or b"\xff\xd9" not in file.read_bytes()[-(2**12) :]:
+            elif image.format != "JPEG" or b"\xff\xd9" not in _tail(file):
                 image.load()
     except UserError:
         return False
     return True
+
+
+def _tail(file: Path) -> bytes:
+    with file.open("rb") as stream:
+        stream.seek(max(0, file.stat().st_size - 2**12))
+        return stream.read()
 
 
 def _sync(file: Path) -> None:

@@ -13,6 +13,7 @@ from da_lightning.data.source_target import SourceTargetDataModule
 from da_lightning.errors import UserError
 from da_lightning.files import is_folder_name
 from da_lightning.training.module import AdaptationModule
+from da_lightning.training.norms import check_plain_norms
 from da_lightning.training.strategy import count_processes
 from da_lightning.training.teacher import check_one_average
 from da_lightning.training.trainer_options import check_limits, check_trainer
@@ -50,6 +51,8 @@ def check_built(cfg: DictConfig, data: SourceTargetDataModule, module: Adaptatio
     """
     check_one_average(module.teachers(), bool(cfg.callbacks.get("ema")))
     check_limits(_plain(cfg.trainer), data, cfg.test, processes_of(cfg.trainer))
+    if cfg.trainer.get("sync_batchnorm"):
+        check_plain_norms(module)
     module.check_batch(data.training_shapes)
 
 

@@ -38,7 +38,8 @@ SAME = 0.5
 """Seconds within which a signal is the same one, sent to a process and to its group."""
 
 # After the first two: a terminal that closes, and the warnings of schedulers.
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
+_NAMES = ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
+SIGNALS = tuple(signal.Signals[name] for name in _NAMES if hasattr(signal, name))  # Windows has the first two
 
 # The processes of a run pass a signal on as another, so that none takes it for a second one.
 _RELAYS = range(signal.SIGRTMIN + 5, signal.SIGRTMAX) if hasattr(signal, "SIGRTMIN") else ()

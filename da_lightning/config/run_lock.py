@@ -64,7 +64,7 @@ def take(folder: Path) -> bool:
         folder.mkdir(parents=True, exist_ok=True)
         while not _acquired(lock):
             holder = _holder(folder)
-            # A process may have yet to say who it is, and what a killed one has left may hold on.
+            # A process may have yet to say who it is, and the lock of a killed one may last a while.
             if time.monotonic() - began > (5 if holder is None else 60 if _is_gone(holder) else 0):
                 who = "another process"
                 if holder:

@@ -40,8 +40,10 @@ def _exists(name: str) -> bool:
     """Whether there is such a package or module; nothing is imported to find out."""
     path = None
     for full in accumulate(name.split("."), "{}.{}".format):
-        spec = PathFinder.find_spec(full, path)
-        if spec is None:
+        if (known := sys.modules.get(full)) is not None:  # however it was found
+            path = getattr(known, "__path__", ())
+        elif (spec := PathFinder.find_spec(full, path)) is None:
             return False
-        path = spec.submodule_search_locations or ()
+        else:
+            path = spec.submodule_search_locations or ()
     return True

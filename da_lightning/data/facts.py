@@ -30,6 +30,6 @@ class DataFacts:
     target_list: str | None = None
 
     def options(self, method: type, given: Mapping[str, Any]) -> dict[str, Any]:
-        """What of this ``method`` takes as an option, and ``given`` leaves open."""
+        """Facts that ``method`` has an option for and that ``given`` does not set."""
         open_ = {name for name in option_hints(method) if given.get(name) is None}
         return {name: value for name, value in vars(self).items() if name in open_ and value is not None}

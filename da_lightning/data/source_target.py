@@ -53,7 +53,7 @@ def data_of(trainer: L.Trainer, kind: type[Data], like: str = "") -> Data:
 
 
 def set_names(trainer: L.Trainer, kind: Literal["val", "test"]) -> list[str]:
-    """Names of the validation or test sets; a loader without a data module of ours is ``target``."""
+    """Names of the validation or test sets; without a data module of ours it is ``target``."""
     sets = getattr(getattr(trainer, "datamodule", None), "tests" if kind == "test" else "validations", None)
     return list(sets or ["target"])
 
@@ -188,7 +188,8 @@ class SourceTargetDataModule(L.LightningDataModule):
         for name, dataset in (self.tests | self.validations).items():
             if (size := len(cast(Sized, dataset))) < self._world_size:
                 raise DataError(
-                    f"The set {name} has {size} samples for {self._world_size} devices: take {size} at most."
+                    f"The set {name} has {size} samples, fewer than the {self._world_size} devices: add samples, or "
+                    f"use {size} devices at most."
                 )
         if self._world_size > 1 and divides_data(self.trainer):
             raise UserError(

@@ -45,7 +45,7 @@ _MOVED = (301, 302, 303, 307, 308)
 
 
 class NoRoom(DataError):
-    """The disk has not enough room for what is whole otherwise."""
+    """The disk has too little room for a file that is otherwise fine."""
 
 
 class _Refused(DataError):

@@ -1,5 +1,6 @@
 """What networks and backbones have in common, and how a method builds one from its options."""
 
+from abc import ABC
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -11,11 +12,11 @@ from da_lightning.errors import UserError
 from da_lightning.training.exportable import Normalisation
 
 
-class Network(nn.Module):
+class Network(nn.Module, ABC):
     """A part that a method builds from a mapping of its own: a network, a backbone, a head."""
 
     normalisation: Normalisation | None = None
-    """By which mean and deviation it normalises images; ``None`` for parts that see none."""
+    """By which mean and deviation it normalises images; ``None`` for heads."""
 
 
 Part = TypeVar("Part", bound=Network)
@@ -33,7 +34,9 @@ def build_part(options: Any, base: type[Part], key: str, **given: Any) -> Part:
     Raises:
         UserError: No such class or option, or a package that is not installed.
     """
-    if not isinstance(options, Mapping) or "_target_" not in options:
+    if not isinstance(options, Mapping):
+        raise UserError(f"Expected {key} to be a mapping with _target_, but found {type(options).__name__}: write one.")
+    if "_target_" not in options:
         raise UserError(
             f"Expected {key}._target_ to name a class derived from {base.__name__}, but found {options!r}: give one of "
             "those in conf/, or your own. Checkpoints without it need the version of da_lightning that wrote them."

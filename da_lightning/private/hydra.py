@@ -19,7 +19,7 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 
-__all__ = ["Default", "Repository"]  # of what Hydra loads
+__all__ = ["Default", "Repository"]  # types, handed on
 
 
 def command_line(arguments: Sequence[str]) -> Namespace:

@@ -202,8 +202,10 @@ class ECN(ReidModule):
 
     def leave_out(self, state: dict[str, Any], content: Mapping[str, Any], path: str) -> None:
         super().leave_out(state, content, path)
-        bank = state.setdefault(BANK, self.memory.bank)
-        if not self._is_of_these_images(bank, content):
+        bank = state.get(BANK)
+        if bank is None:
+            state[BANK] = self.memory.bank
+        elif not self._is_of_these_images(bank, content):
             logger.warning(
                 "The memory begins empty: the one given is of other images (%d; the target has %d).",
                 len(bank),

@@ -83,7 +83,7 @@ class ReidModule(EvaluatedModule):
         self.stripes, self.flip_average, self.distance, self.rerank = stripes, flip_average, distance, rerank
         self.num_persons, self.image_size, self.interpolation = num_persons, image_size, interpolation
         self.init_from = init_from
-        self.backbone = build_part(backbone, Backbone, "method.backbone")
+        self.backbone = build_part(backbone, Backbone, "method.backbone")  # type: ignore[type-abstract]
         if self.target_statistics:
             check_norms(self.backbone, "method.backbone.frozen_norms=null")
 

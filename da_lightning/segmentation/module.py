@@ -26,8 +26,8 @@ from da_lightning.training.players import Group, Player, Term
 from da_lightning.training.scores import MeanEntropy, PixelNeighbourhoodDensity, SelectionScore
 from da_lightning.training.target_statistics import check_norms
 
-LEVELS = ("segmentation", "segmentation_auxiliary", "segmentation_further")
-"""Names of the loss of each level."""
+LEVELS = ("segmentation", "segmentation_auxiliary")
+"""Names of the losses of the first levels."""
 
 
 class SegmentationModule(EvaluatedModule):
@@ -67,7 +67,7 @@ class SegmentationModule(EvaluatedModule):
         self.classes = {shown(name): colour for name, colour in classes.items()}
         self.head_lr_factor, self.auxiliary_weight = head_lr_factor, auxiliary_weight
         self.align_corners = align_corners
-        self.network = build_part(network, SegmentationNetwork, "method.network", num_classes=len(self.classes))
+        self.network = build_part(network, SegmentationNetwork, "method.network", num_classes=len(self.classes))  # type: ignore[type-abstract]
         if windows is not None:
             given = checked_arguments(Windows, {"align_corners": align_corners, **windows}, "method.windows")
             self.network.windows = Windows(**given)
@@ -119,7 +119,8 @@ class SegmentationModule(EvaluatedModule):
             own = label[:, top:bottom, left:right]
             loss = pixel_cross_entropy(upsampled(logits, own.shape[-2:], self.align_corners), own)
             usual = self.auxiliary_weight if number else 1.0
-            terms[LEVELS[number]] = Term(loss, usual if weight is None else weight)
+            name = LEVELS[number] if number < len(LEVELS) else f"segmentation_level_{number + 1}"
+            terms[name] = Term(loss, usual if weight is None else weight)
         return terms
 
     def player_of_network(self) -> str:

@@ -243,9 +243,18 @@ def _updates(separate_domains: bool, module: SegmentationModule, batch: Batch) -
 def _forward(module: SegmentationModule, images: list[Tensor], separate_domains: bool) -> Sequence[Level]:
     if separate_domains:
         # Each domain under its own batch-norm statistics, or the target's would suit neither training nor test.
-        domains = zip(*map(module.network, images), strict=True)
-        return [Level(torch.cat([level.logits for level in levels]), *levels[0][1:]) for levels in domains]
+        return [_joined(levels) for levels in zip(*map(module.network, images), strict=True)]
     return module.network(torch.cat(images))
+
+
+def _joined(levels: Sequence[Level]) -> Level:
+    first, *others = levels
+    if any(level.region != first.region for level in others):
+        raise UserError(
+            "Source and target cannot pass apart through a network that draws a part of the image each time: set "
+            "separate_domains=false."
+        )
+    return first._replace(logits=torch.cat([level.logits for level in levels]))
 
 
 def _data_of(trainer: L.Trainer) -> SegmentationDataModule:

@@ -107,7 +107,7 @@ def restore_last(previous: Path) -> None:
 
 
 def _link(file: Path, name: Path) -> None:
-    """Let ``file`` also be found as ``name``, in place of what is there, or where links are not known by that alone."""
+    """Let ``file`` also be found as ``name``, in place of what is there; without hard links it is renamed."""
     link = name.with_name(f".part-{name.name}")
     try:
         link.unlink(missing_ok=True)

@@ -20,7 +20,7 @@ class Exportable:
         multiple: Sides of images are multiples of this.
         smallest: Shortest side that images may have.
         size: The one (H, W) that images may have; ``None``: any.
-        is_sized: A file is for images of one size, which whoever writes it chooses.
+        is_sized: A file needs one image size, height and width.
     """
 
     network: nn.Module

@@ -286,7 +286,7 @@ def tell_of_no_adaptation(source_iters: int, max_iters: int) -> None:
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Inside, ``module`` is in evaluation mode; then it has the one that it had."""
+    """Inside, ``module`` is in evaluation mode; its former mode comes back afterwards."""
     was_training = module.training
     module.eval()
     yield

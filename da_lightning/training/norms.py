@@ -115,6 +115,21 @@ def source_norms(*networks: nn.Module, in_eval: bool = False) -> Iterator[None]:
             norm.is_source, norm.in_eval = is_source, was_in_eval
 
 
+def check_plain_norms(network: nn.Module) -> None:
+    """Refuse batch norms that do more than normalise, where they would be replaced by torch's synchronised ones.
+
+    Raises:
+        UserError: There is one: timm's have an activation inside.
+    """
+    plain = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+    other = {type(part).__name__ for part in network.modules() if isinstance(part, _BatchNorm)}
+    if other := other - {kind.__name__ for kind in plain}:
+        raise UserError(
+            f"trainer.sync_batchnorm=true would replace {', '.join(sorted(other))} by torch's batch norm, which lacks "
+            "the activation inside: leave it out, or choose another network."
+        )
+
+
 def share_statistics(network: nn.Module) -> None:
     """Give all ranks the batch-norm statistics of the first (DDP does so in automatic optimisation alone)."""
     for norm in (part for part in network.modules() if isinstance(part, _BatchNorm)):

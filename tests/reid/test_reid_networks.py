@@ -158,6 +158,8 @@ def test_embedding_is_normalised_and_the_classifier_starts_near_zero() -> None:
         ({"_target_": f"{PACKAGE}.LightBackbone", "pretrained": "imagenet"}, "pretrained is not an option"),
         ({**RESNET, "frozen_stages": 5}, "frozen_stages=5 was refused"),
         ({**RESNET, "frozen_norms": "some"}, "frozen_norms"),
+        ({**RESNET, "model": "fcn_resnet50"}, "method.backbone.model='fcn_resnet50' was refused"),
+        ({"_target_": f"{PACKAGE}.Backbone"}, "abstract"),
     ],
 )
 def test_options_that_do_not_fit(options: dict, message: str) -> None:

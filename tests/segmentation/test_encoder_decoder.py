@@ -89,6 +89,13 @@ def test_files_of_mit_load_whole(kind: str, tmp_path: Path) -> None:
         assert torch.equal(loaded[name], value), name
 
 
+def test_half_a_file_of_transformers_is_refused(tmp_path: Path) -> None:
+    state = as_transformers(mit().backbone.state_dict())
+    torch.save({name: value for name, value in state.items() if ".self.value." not in name}, tmp_path / "half.pth")
+    with pytest.raises(CheckpointError, match=r"missing: block1\.0\.attn\.kv\.weight"):
+        mit(pretrained=str(tmp_path / "half.pth"))
+
+
 def test_files_of_another_variant_are_refused(tmp_path: Path) -> None:
     torch.save(mit().backbone.state_dict(), tmp_path / "mit_b0.pth")
     with pytest.raises(CheckpointError, match=r"of mit_b1 in .*mit_b0\.pth.*of another shape: patch_embed1"):
@@ -137,8 +144,8 @@ def test_a_level_counts_where_it_lies_and_by_its_own_weight() -> None:
     label, logits = torch.randint(0, 2, (1, 8, 12)), torch.randn(1, 2, 8, 12)
     whole = Level(logits)
     part = Level(logits[..., 2:6, 4:12], (2, 6, 4, 12), 0.1)
-    terms = module.supervised([whole, part, Level(logits)], label)
-    assert [term.weight for term in terms.values()] == [1.0, 0.1, 0.3]
+    terms = module.supervised([whole, part, Level(logits), whole], label)
+    assert [term.weight for term in terms.values()] == [1.0, 0.1, 0.3, 0.3]
     cross = nn.functional.cross_entropy
     losses = [term.value for term in terms.values()]
     torch.testing.assert_close(losses[0], cross(logits, label))
@@ -171,6 +178,11 @@ def test_heads_of_the_last_map_take_any_stride(kind: type[Head]) -> None:
         ({"_target_": "os.system"}, r"os\.system.*trusted packages"),
         ({"_target_": "torch.nn.Conv2d"}, "derived from SegmentationNetwork"),
         ({"name": "light"}, r"method\.network\._target_ .*'light'"),
+        ({"_target_": "da_lightning.segmentation.networks.SegmentationNetwork"}, "abstract"),
+        (
+            {"_target_": "da_lightning.segmentation.networks.EncoderDecoder", "backbone": "x", "head": PLAIN},
+            "TimmNetwork",
+        ),
         ({"_target_": "da_lightning.segmentation.networks.LightNet", "wdth": 3}, r"method\.network\.wdth .*width"),
         (
             {"_target_": "da_lightning.segmentation.networks.MiTNetwork", "backbone": "mit_b0", "head": {"name": "x"}},

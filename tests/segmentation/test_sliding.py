@@ -37,6 +37,9 @@ class Shade(SegmentationNetwork):
     def decode(self, pyramid: tuple[Tensor, ...]) -> tuple[Level, ...]:
         return (Level(pyramid[0]),)
 
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        return {"backbone": list(self.parameters()), "heads": []}
+
 
 @pytest.mark.parametrize(
     ("size", "overlap", "image", "places"),
@@ -122,6 +125,23 @@ def test_a_run_tests_predicts_and_exports_by_windows(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="one size.*windows.*height and width"):
         write(again.exportable(), tmp_path / "any.pt2", "method")
     assert write(of_size(again.exportable(), 32, 48), tmp_path / "one.pt2", "method") <= 1e-4
+
+
+def test_a_crop_smaller_than_a_window_is_seen_whole() -> None:
+    """Pictures of training samples are drawn of crops."""
+    module, _ = built("segmentation_source_only", "method.windows={size:[32,32],overlap:[0,16]}")
+    image = torch.rand(1, 3, 24, 32)
+    assert torch.equal(module.eval()(image), whole(module, image))
+    assert len(module.pictures({"image": image}, "target")) == 2
+
+
+def test_statistics_of_the_target_are_those_of_its_windows(tmp_path: Path) -> None:
+    seen: list[int] = []
+    options = ("method.windows={size:[32,16],overlap:[0,0]}", "method.target_statistics=true", "method.max_iters=2")
+    module, data = built("segmentation_source_only", *options)
+    module.network.stem.register_forward_pre_hook(lambda part, inputs: seen.append(inputs[0].shape[-1]))
+    trainer(tmp_path).fit(module, data)
+    assert set(seen[-3:]) == {16}  # 6 images in batches of 2, at the end
 
 
 def whole(module: Any, image: Tensor) -> Tensor:

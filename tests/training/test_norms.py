@@ -22,7 +22,7 @@ from da_lightning.segmentation.networks.deeplab import DeepLabV2
 from da_lightning.segmentation.networks.light import LightNet
 from da_lightning.segmentation.source_only import SourceOnly
 from da_lightning.training.callbacks import ChannelsLast
-from da_lightning.training.norms import DomainNorm, folded, separate_norms, source_norms
+from da_lightning.training.norms import DomainNorm, check_plain_norms, folded, separate_norms, source_norms
 from da_lightning.training.players import Backward, Batch, Step, Term, Updates
 from da_lightning.training.teacher import Teacher
 
@@ -281,3 +281,13 @@ def test_two_processes_have_the_same(tmp_path: Path) -> None:
     assert_same(dict(first), dict(second))
     names = [f"network.stem.1.{domain}.running_mean" for domain in ("source", "target")]
     assert not torch.equal(*(first[name] for name in names))
+
+
+def test_norms_with_an_activation_inside_are_not_synchronised() -> None:
+    class WithActivation(nn.BatchNorm2d):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x).relu()
+
+    check_plain_norms(nn.Sequential(nn.BatchNorm2d(2), nn.BatchNorm1d(2), nn.GroupNorm(1, 2)))
+    with pytest.raises(UserError, match="sync_batchnorm=true .*WithActivation"):
+        check_plain_norms(nn.Sequential(nn.BatchNorm2d(2), WithActivation(2)))

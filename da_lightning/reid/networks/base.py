@@ -1,5 +1,6 @@
 """What all backbones share."""
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,8 +14,8 @@ class Backbone(Network):
 
     channels: int
 
-    def forward(self, image: Tensor) -> Tensor:
-        raise NotImplementedError
+    @abstractmethod
+    def forward(self, image: Tensor) -> Tensor: ...
 
 
 BackboneOptions = Mapping[str, Any] | Backbone

@@ -2,21 +2,19 @@
 
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 from torchvision.models import get_model
 
+from da_lightning.networks.normalise import Normalise
 from da_lightning.reid.networks.base import Backbone
 from da_lightning.training.weights import load_pretrained
-
-_MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class ResNetBackbone(Backbone):
     """Maps at stride 32, or 16 with ``last_stride=1``; parameters have torchvision's names.
 
     Args:
-        model: ``resnet18`` (512 channels), ``resnet50`` (2048) or another ResNet of torchvision.
+        model: ``resnet18`` (512 channels), ``resnet50`` (2048) or another plain ResNet of torchvision.
         last_stride: Of layer4.
         pretrained: ``None`` (random), ``imagenet`` (torchvision's first weights), or a state-dict file.
         frozen_stages: How many of (conv1 and layer1), layer2, layer3, layer4 get no gradient and normalise by their
@@ -28,13 +26,9 @@ class ResNetBackbone(Backbone):
         UserError: Weights that cannot be downloaded, read or fitted.
     """
 
-    mean: Tensor
-    deviation: Tensor
-    normalisation = {"mean": _MEAN, "std": _DEVIATION}
-
     def __init__(
         self,
-        model: str,
+        model: Literal["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"],
         last_stride: Literal[1, 2] = 2,
         pretrained: str | None = None,
         frozen_stages: Literal[0, 1, 2, 3, 4] = 0,
@@ -48,9 +42,8 @@ class ResNetBackbone(Backbone):
         if last_stride == 1:
             for conv in (module for module in self.layer4.modules() if isinstance(module, nn.Conv2d)):
                 conv.stride = (1, 1)
-        # Constants, not weights: a state dict keeps torchvision's names only.
-        self.register_buffer("mean", torch.tensor(_MEAN)[:, None, None], persistent=False)
-        self.register_buffer("deviation", torch.tensor(_DEVIATION)[:, None, None], persistent=False)
+        self.normalise = Normalise("imagenet")
+        self.normalisation = self.normalise.constants
 
         stages = [[self.conv1, self.bn1, self.layer1], [self.layer2], [self.layer3], [self.layer4]]
         self._frozen = [module for stage in stages[:frozen_stages] for module in stage]
@@ -63,7 +56,7 @@ class ResNetBackbone(Backbone):
         self.train()  # frozen norms from the start: Lightning leaves modes as they are
 
     def forward(self, image: Tensor) -> Tensor:
-        stem = self.maxpool(self.relu(self.bn1(self.conv1((image - self.mean) / self.deviation))))
+        stem = self.maxpool(self.relu(self.bn1(self.conv1(self.normalise(image)))))
         return self.layer4(self.layer3(self.layer2(self.layer1(stem))))
 
     def train(self, mode: bool = True) -> "ResNetBackbone":

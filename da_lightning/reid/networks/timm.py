@@ -18,7 +18,7 @@ class TimmBackbone(Backbone):
         pretrained, multiple, options: See :class:`~da_lightning.networks.timm_features.TimmFeatures`.
 
     Raises:
-        UserError: See there.
+        UserError: See :class:`~da_lightning.networks.timm_features.TimmFeatures`.
     """
 
     def __init__(

@@ -68,7 +68,8 @@ class ImageLabelFolder(FileDataset):
     def _read_label(self, path: Path) -> Tensor:
         if not self.classes_of_colours:
             return super()._read_label(path)
-        found, places = np.unique(read_colours(path), return_inverse=True)
+        colours = read_colours(path)
+        found, places = np.unique(colours, return_inverse=True)
         classes = [self.classes_of_colours.get(colour) for colour in found.tolist()]
         if None in classes:
             number = classes.index(None)
@@ -77,7 +78,7 @@ class ImageLabelFolder(FileDataset):
                 f"{path} has the colour [{red}, {green}, {blue}], which is no class's, on "
                 f"{(places == number).mean():.1%} of its pixels: add it to a class's colours or to the ignored ones."
             )
-        return torch.from_numpy(np.array(classes, np.uint8)[places].reshape(places.shape))
+        return torch.from_numpy(np.array(classes, np.uint8)[places].reshape(colours.shape))
 
 
 def _by_colour(num_classes: int, colours: Sequence[Sequence[Colour]], ignored: Sequence[Colour]) -> dict[int, int]:

@@ -1,5 +1,6 @@
 """The contract of a segmentation network."""
 
+from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -24,7 +25,7 @@ class Level(NamedTuple):
 
 
 class SegmentationNetwork(Network):
-    """Takes RGB in [0, 1], [B, 3, H, W], and normalises by itself; labels are whatever the logits are upsampled to.
+    """Takes RGB in [0, 1], [B, 3, H, W], and normalises by itself. Logits are upsampled to the labels' size.
 
     A subclass has ``features`` and ``decode``, says ``strides`` and ``channels``, and takes ``num_classes``.
     """
@@ -42,9 +43,9 @@ class SegmentationNetwork(Network):
     windows: Windows | None = None
     """How whole images are seen in :meth:`infer`; ``None``: at once."""
 
+    @abstractmethod
     def decode(self, pyramid: tuple[Tensor, ...]) -> tuple[Level, ...]:
         """Levels, the main one first, then the auxiliary one if any."""
-        raise NotImplementedError
 
     def forward(self, image: Tensor) -> tuple[Level, ...]:
         """The levels of ``image``, as losses take them."""
@@ -53,15 +54,15 @@ class SegmentationNetwork(Network):
     def infer(self, image: Tensor) -> Tensor:
         """Main logits [B, K, h, w], at the network's stride or, by windows, at the image's size; changes no mode.
 
-        Everything but training calls this, and upsamples once.
+        Everything but training calls this, and upsamples once. An image smaller than a window is seen whole: a crop.
         """
-        if self.windows is None:
+        if self.windows is None or not self.windows.fit(image):
             return self(image)[0].logits
         return slide(self, image, self.windows)
 
+    @abstractmethod
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """All trainable parameters, each once, as ``backbone`` and ``heads`` (which learn faster)."""
-        raise NotImplementedError
 
 
 NetworkOptions = Mapping[str, Any] | SegmentationNetwork

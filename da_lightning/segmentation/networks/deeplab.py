@@ -95,7 +95,7 @@ class DeepLabV2(SegmentationNetwork):
         self.bn_stats = bn_stats
         self.normalise = Normalise("caffe" if caffe else "imagenet")
         self.normalisation = self.normalise.constants
-        # Whether a ceil-mode pooling's last window begins in the padding, a graph must know for all its sizes.
+        # With ceil-mode pooling one graph is right for multiples of 4 alone.
         self.export_multiple = 4 if caffe else 1
         body = _caffe_resnet101() if caffe else _dilated_resnet(backbone)
         self.conv1, self.bn1, self.relu, self.maxpool = body.conv1, body.bn1, body.relu, body.maxpool

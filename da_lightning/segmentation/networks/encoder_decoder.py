@@ -30,12 +30,17 @@ class EncoderDecoder(SegmentationNetwork):
 
     def __init__(self, backbone: Any, num_classes: int, head: HeadOptions, multi_level: bool = False) -> None:
         super().__init__()
+        if isinstance(backbone, str | Mapping):
+            raise UserError(
+                "method.network._target_=EncoderDecoder takes a backbone that is built already: name "
+                "TimmNetwork, MiTNetwork, or a class of your own."
+            )
         self.backbone = backbone
         self.channels, self.strides = backbone.channels, backbone.strides
         self.normalisation = backbone.normalisation
         self.is_sized = backbone.is_sized
         given = {"num_classes": num_classes, "channels": self.channels, "strides": self.strides}
-        self.head = build_part(head, Head, "method.network.head", **given)
+        self.head = build_part(head, Head, "method.network.head", **given)  # type: ignore[type-abstract]
         self.auxiliary: nn.Module | None = None
         if multi_level:
             if len(self.channels) < 2:

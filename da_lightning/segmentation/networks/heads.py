@@ -1,5 +1,6 @@
 """What stands on a backbone's pyramid and makes logits of it."""
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -22,8 +23,8 @@ class Head(Network):
     A subclass takes ``num_classes``, ``channels`` and ``strides`` of the pyramid, beside its own options.
     """
 
-    def forward(self, pyramid: Sequence[Tensor]) -> Tensor:
-        raise NotImplementedError
+    @abstractmethod
+    def forward(self, pyramid: Sequence[Tensor]) -> Tensor: ...
 
 
 HeadOptions = Mapping[str, Any] | Head

@@ -178,9 +178,9 @@ def official_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     prefixes = ("segformer.encoder.", "encoder.", "backbone.")
     prefix = next((p for p in prefixes if any(name.startswith(p) for name in state)), "")
     result = {_official(n.removeprefix(prefix)): value for n, value in state.items() if n.startswith(prefix)}
-    for name in [name for name in result if ".attn.key." in name]:
-        both = result.pop(name), result.pop(name.replace(".key.", ".value."))
-        result[name.replace(".key.", ".kv.")] = torch.cat(both)
+    for key in [name for name in result if ".attn.key." in name]:
+        if (content := key.replace(".key.", ".value.")) in result:
+            result[key.replace(".key.", ".kv.")] = torch.cat([result.pop(key), result.pop(content)])
     return result
 
 

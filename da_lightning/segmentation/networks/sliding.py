@@ -42,6 +42,10 @@ class Windows:
                 f"{list(self.overlap)}: lower it, to half of the size, say."
             )
 
+    def fit(self, image: Tensor) -> bool:
+        """Whether ``image`` [B, 3, H, W] has room for a window."""
+        return image.shape[-2] >= self.size[0] and image.shape[-1] >= self.size[1]
+
     def places(self, height: int, width: int) -> list[tuple[int, int]]:
         """Top and left of each window of an image.
 

@@ -66,4 +66,4 @@ class SegmentationNetwork(Network):
 
 
 NetworkOptions = Mapping[str, Any] | SegmentationNetwork
-"""``{"_target_": a class derived from SegmentationNetwork, ...}``; the method builds it."""
+"""``{"_target_": a class derived from SegmentationNetwork, ...}``, which the method builds."""

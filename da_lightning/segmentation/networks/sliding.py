@@ -1,18 +1,14 @@
 """Whole images by overlapping windows of the size that a network was trained on."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from pydantic import NonNegativeInt, PositiveInt
-from torch import Tensor
+from torch import Tensor, nn
 
 from da_lightning.arguments import Size
 from da_lightning.errors import UserError
 from da_lightning.segmentation.losses import upsampled
-
-if TYPE_CHECKING:
-    from da_lightning.segmentation.networks.base import SegmentationNetwork
 
 
 @dataclass(frozen=True)
@@ -65,8 +61,11 @@ class Windows:
         return [(top, left) for top in rows for left in columns]
 
 
-def slide(network: "SegmentationNetwork", image: Tensor, windows: Windows) -> Tensor:
+def slide(network: nn.Module, image: Tensor, windows: Windows) -> Tensor:
     """Mean of the main logits of all windows that cover a pixel: [B, K, H, W] at the size of ``image`` [B, 3, H, W].
+
+    Args:
+        network: A :class:`~da_lightning.segmentation.networks.base.SegmentationNetwork`.
 
     Raises:
         UserError: The image is smaller than a window.

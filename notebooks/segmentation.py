@@ -259,7 +259,7 @@ plt.show()
 
 # %%
 overlays = 0.4 * streets / 255 + 0.6 * cbst.coloured(torch.stack(labels[:5])) / 255
-show({f"Target, and pseudo labels from {Path(round_.folder).name}": streets, "": overlays})
+show({f"Target, and pseudo labels of round {round_.round}": streets, "": overlays})
 
 # %% [markdown]
 # ## Did it adapt?

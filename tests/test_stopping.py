@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tiny_runs import assert_same_training, command, run_folders, succeeded, tiny
 
-from da_lightning.stopping import Progress, sentence
+from da_lightning.stop_message import Progress, sentence
 
 IMPORTS = "import os, signal, subprocess, sys, time\nfrom da_lightning import stopping as s\n"
 SEND = "os.kill(os.getpid(), signal.SIGTERM)\n"

@@ -6,7 +6,8 @@ from typing import Any, cast
 import lightning.pytorch as L
 
 from da_lightning.private.lightning import leave_signals_alone, started_processes
-from da_lightning.stopping import Progress, attend, check, has_ranks, is_stopping
+from da_lightning.stop_message import Progress
+from da_lightning.stopping import attend, check, has_ranks, is_stopping
 from da_lightning.training.module import AdaptationModule
 from da_lightning.training.phases import Phase
 

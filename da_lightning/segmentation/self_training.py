@@ -7,7 +7,7 @@ and pseudo labels together; the portion grows from round to round.
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import lightning.pytorch as L
 import torch
@@ -30,8 +30,27 @@ from da_lightning.training.progress import tracked
 from da_lightning.training.rehearsal import rehearse
 from da_lightning.training.rounds import Rounds, align_epochs
 
-Growth = tuple[float, float, float]
-"""A share in the first round, its growth from round to round, and its bound."""
+
+class Growth(NamedTuple):
+    """A share in the first round, its growth from round to round, and its bound."""
+
+    first: float
+    step: float
+    bound: float
+
+    def at(self, round_: int) -> float:
+        """Its value in round 1, 2, ..."""
+        return min(self.first + self.step * max(0, round_ - 1), self.bound)
+
+    def check(self, key: str, bound_key: str) -> None:
+        """Refuse what is no share, under the names of its options."""
+        for name, value in ((key, self.first), (bound_key, self.bound)):
+            if not 0 < value <= 1:
+                raise UserError(f"{name}={value} is not a share: give a number above 0 and up to 1, e.g. 0.2.")
+        if self.first > self.bound:
+            raise UserError(
+                f"{key}={self.first} is above {bound_key}={self.bound}, which would cut it: raise that, too."
+            )
 
 
 class SelfTraining(Rounds):
@@ -83,19 +102,10 @@ class SelfTraining(Rounds):
     ) -> None:
         super().__init__(iters_per_round, rounds=rounds)
         self.further = rounds * iters_per_round
-        self.portions = (portion, portion_step, max_portion)
-        self.source_shares = (source_share, source_share_step, max_source_share)
-        for name, (first, _, bound) in (("portion", self.portions), ("source_share", self.source_shares)):
-            for key, value in ((name, first), (f"max_{name}", bound)):
-                if not 0 < value <= 1:
-                    raise UserError(
-                        f"{self.PLACE}.{key}={value} is not a share: give a number above 0 and up to 1, e.g. 0.2."
-                    )
-            if first > bound:
-                raise UserError(
-                    f"{self.PLACE}.{name}={first} is above {self.PLACE}.max_{name}={bound}, which would cut it: raise "
-                    "that, too."
-                )
+        self.portions = Growth(portion, portion_step, max_portion)
+        self.source_shares = Growth(source_share, source_share_step, max_source_share)
+        for name, growth in (("portion", self.portions), ("source_share", self.source_shares)):
+            growth.check(f"{self.PLACE}.{name}", f"{self.PLACE}.max_{name}")
         self.check_growth(rounds)
         self.round_lr_factor, self.round_lr_decay = round_lr_factor, round_lr_decay
         self.policy, self.threshold_stride = policy, threshold_stride
@@ -116,10 +126,10 @@ class SelfTraining(Rounds):
     def check_growth(self, rounds: int) -> None:
         """Raise where a share falls to 0 within so many rounds."""
         for name, growth in (("portion", self.portions), ("source_share", self.source_shares)):
-            if _grown(growth, rounds) <= 0:
+            if growth.at(rounds) <= 0:
                 raise UserError(
-                    f"{self.PLACE}.{name}_step={growth[1]} makes a share of 0 or less of {self.PLACE}.{name}="
-                    f"{growth[0]} within {rounds} rounds: raise it."
+                    f"{self.PLACE}.{name}_step={growth.step} makes a share of 0 or less of {self.PLACE}.{name}="
+                    f"{growth.first} within {rounds} rounds: raise it."
                 )
 
     # -- with a method -----------------------------------------------------------------------------------------------
@@ -149,7 +159,7 @@ class SelfTraining(Rounds):
 
     def make(self, trainer: L.Trainer, module: AdaptationModule, folder: Path) -> dict[str, Any]:
         module, data = cast(SegmentationModule, module), _data_of(trainer)
-        self._portion, prior = _grown(self.portions, self.round), self._spatial_prior(trainer, module)
+        self._portion, prior = self.portions.at(self.round), self._spatial_prior(trainer, module)
         self._found, self._selected = self._labelling.write(trainer, module, data, prior, self._portion, folder)
         return {"tau": self._found.tau.tolist(), "counts": self._found.counts.tolist()}
 
@@ -159,7 +169,7 @@ class SelfTraining(Rounds):
         priority, rare = mining_classes(torch.tensor(self.counts))
         mining = Mining(priority, rare, self.mining_chance) if self.mining_chance else None
         data.source_view.mining = data.target_view.mining = mining
-        data.use_source_share(_grown(self.source_shares, self.round))
+        data.use_source_share(self.source_shares.at(self.round))
 
     def report(self, trainer: L.Trainer, module: AdaptationModule, folder: Path) -> None:
         module, found = cast(SegmentationModule, module), cast(Thresholds, self._found)
@@ -259,9 +269,3 @@ def _joined(levels: Sequence[Level]) -> Level:
 
 def _data_of(trainer: L.Trainer) -> SegmentationDataModule:
     return cast(SegmentationDataModule, cast(Any, trainer).datamodule)
-
-
-def _grown(growth: Growth, round_: int) -> float:
-    """Value in round 1, 2, ...: first, first + growth, ..., bound."""
-    first, step, bound = growth
-    return min(first + step * max(0, round_ - 1), bound)

@@ -185,6 +185,23 @@ def trainer(folder: Path, *callbacks: L.Callback, **options: Any) -> L.Trainer:
     )
 
 
+def trainer_of_two(folder: Path, *callbacks: L.Callback, **options: Any) -> L.Trainer:
+    """A quiet trainer of two processes on the CPU, which keeps no checkpoints of its own."""
+    return L.Trainer(
+        accelerator="cpu",
+        devices=2,
+        strategy="ddp_fork",
+        callbacks=list(callbacks),
+        use_distributed_sampler=False,
+        default_root_dir=folder,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        **options,
+    )
+
+
 class Draws(L.Callback):
     """Notes the (index, augmentation seed) of each sample that comes out of the loaders of ``data``."""
 

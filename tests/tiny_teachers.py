@@ -8,7 +8,7 @@ from typing import Any
 import lightning.pytorch as L
 import torch
 from omegaconf import OmegaConf
-from tiny_runs import composed, tiny
+from tiny_runs import composed, tiny, trainer_of_two
 
 from da_lightning.config.build import build
 from da_lightning.segmentation.losses import IGNORE, pixel_cross_entropy
@@ -66,16 +66,4 @@ class WriteState(L.Callback):
 
 def train_in_two() -> None:
     """Four steps in two processes; each leaves its state in the working folder."""
-    module, data = built_teacher()
-    L.Trainer(
-        accelerator="cpu",
-        devices=2,
-        strategy="ddp_fork",
-        max_steps=4,
-        callbacks=[WriteState()],
-        use_distributed_sampler=False,
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-    ).fit(module, data)
+    trainer_of_two(Path.cwd(), WriteState(), max_steps=4).fit(*built_teacher())

@@ -28,7 +28,7 @@ def command_line(arguments: Sequence[str]) -> Namespace:
 
 
 def parsed(words: Sequence[object], loader: ConfigLoader | None = None) -> list[Override] | None:
-    """Overrides as Hydra understands them; ``None`` where one is none, of which Hydra tells in its own words.
+    """Overrides as Hydra parses them; ``None`` where one is malformed, which Hydra reports in its own words.
 
     Args:
         words: Like ``seed=1,2``.

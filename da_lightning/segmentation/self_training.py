@@ -48,9 +48,7 @@ class Growth(NamedTuple):
             if not 0 < value <= 1:
                 raise UserError(f"{name}={value} is not a share: give a number above 0 and up to 1, e.g. 0.2.")
         if self.first > self.bound:
-            raise UserError(
-                f"{key}={self.first} is above {bound_key}={self.bound}, which would cut it: raise that, too."
-            )
+            raise UserError(f"{key}={self.first} is above {bound_key}={self.bound}: raise {bound_key}.")
 
 
 class SelfTraining(Rounds):

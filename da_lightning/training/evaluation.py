@@ -19,7 +19,7 @@ class EvaluatedModule(AdaptationModule):
     """A method whose network is scored in validations and tests.
 
     Args:
-        optimizer: Of the network, see :func:`~da_lightning.training.optimizers.make_optimizer`.
+        optimizer: The optimiser of the network, see :func:`~da_lightning.training.optimizers.make_optimizer`.
         clip_norm: Largest gradient norm; ``None`` does not clip.
         target_statistics: Test, select, label and save at the end under the target's batch-norm statistics (AdaBN).
         options: See :class:`~da_lightning.training.module.AdaptationModule`.

@@ -46,7 +46,7 @@ class TargetStatistics(L.Callback):
         """Give all batch norms of the tested network the statistics of the target, the same on all ranks.
 
         They are means over the target's training images, seen as in a test, in batches of ``data.eval_batch_size``.
-        Frozen batch norms keep theirs. This is ``torch.optim.swa_utils.update_bn``, which would reset those, too.
+        Frozen batch norms keep theirs, which ``torch.optim.swa_utils.update_bn`` would reset.
         """
         data = data_of(trainer, SourceTargetDataModule)
         network = module.tested(self.network)

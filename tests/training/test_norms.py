@@ -7,7 +7,7 @@ import lightning.pytorch as L
 import pytest
 import torch
 from omegaconf import OmegaConf
-from tiny_runs import assert_same, assert_same_training, composed, tiny, trainer
+from tiny_runs import assert_same, assert_same_training, composed, tiny, trainer, trainer_of_two
 from tiny_teachers import MeanTeacher, WriteState, built_teacher
 from torch import Tensor, nn
 
@@ -264,19 +264,7 @@ def test_persons_are_described_by_the_targets(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_two_processes_have_the_same(tmp_path: Path) -> None:
     module, data = built()
-    L.Trainer(
-        accelerator="cpu",
-        devices=2,
-        strategy="ddp_fork",
-        max_steps=8,
-        callbacks=[WriteState(), ChannelsLast()],
-        use_distributed_sampler=False,
-        default_root_dir=tmp_path,
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-    ).fit(module, data)
+    trainer_of_two(tmp_path, WriteState(), ChannelsLast(), max_steps=8).fit(module, data)
     first, second = (torch.load(tmp_path / f"rank_{rank}.pt", weights_only=True) for rank in (0, 1))
     assert_same(dict(first), dict(second))
     names = [f"network.stem.1.{domain}.running_mean" for domain in ("source", "target")]

@@ -16,7 +16,7 @@ class Level(NamedTuple):
     Args:
         logits: [B, K, h, w], at the level's own stride.
         region: Top, bottom, left and right pixel of the image that they cover; ``None``: all of it.
-        weight: Of its loss; ``None`` is as the method says.
+        weight: Weight of the loss on it; ``None``: the method's own.
     """
 
     logits: Tensor
@@ -31,9 +31,9 @@ class SegmentationNetwork(Network):
     """
 
     strides: tuple[int, ...]
-    """Of the maps of the pyramid, in its order."""
+    """The stride of each map, from fine to coarse."""
     channels: tuple[int, ...]
-    """Of the maps of the pyramid."""
+    """The number of channels of each map."""
     features: Callable[[Tensor], tuple[Tensor, ...]]
     """Image to pyramid: maps [B, C, h, w] from fine to coarse; the last one is what the backbone ends with."""
     export_multiple = 1

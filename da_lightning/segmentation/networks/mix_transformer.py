@@ -28,7 +28,7 @@ VARIANTS: dict[str, tuple[Sequence[int], Sequence[int]]] = {
 """Channels and blocks of the four stages."""
 
 HEADS, REDUCTIONS, EXPANSION = (1, 2, 5, 8), (8, 4, 2, 1), 4
-"""Of each stage: attention heads, and how far keys and values are reduced; of each block, its wider layer."""
+"""Attention heads and reduction of keys and values in each stage; how much wider the hidden layer of each block is."""
 
 
 class MixTransformer(nn.Module):

@@ -20,7 +20,7 @@ class Windows:
         overlap: Rows and columns that neighbours share.
         batch: Windows that go through the network at once in eval mode. In train mode all of them do, for their
             batch-norm statistics belong together.
-        align_corners: Of the upsampling of a window's logits to its size.
+        align_corners: How the logits of a window are upsampled to its size.
 
     Raises:
         UserError: An overlap that is a whole window or more.
